@@ -1,0 +1,670 @@
+"""The settings of an experiment, typed and validated.
+
+`Settings.from_mapping` turns a plain mapping (what Hydra composed, resolved) into dataclasses and collects *all*
+mistakes before it raises one `SettingsError`. A range or a help line stands where the field is declared; so does
+`outcome=False`, which marks a setting that cannot change a result (workers, folders, loggers) and is therefore left
+out of an artifact's key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from graftlm.data.languages import CODES, nearest, to_code
+from graftlm.errors import Problem, SettingsError
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    outcome: bool = True,
+    remedy: str = "",
+) -> Any:
+    """A dataclass field with its range, its remedy, and whether it changes the outcome."""
+    metadata = {
+        "above": above,
+        "at_least": at_least,
+        "below": below,
+        "at_most": at_most,
+        "outcome": outcome,
+        "remedy": remedy,
+    }
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# --- the model pair -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DonorSettings:
+    """The XLM-R: a checkpoint (hub name or local folder), or the shape of one to be built."""
+
+    checkpoint: str | None = None
+    revision: str | None = None
+    d_model: int = setting(192, at_least=8)
+    layers: int = setting(4, at_least=1)
+    heads: int = setting(4, at_least=1)
+    ffn: int = setting(768, at_least=8)
+    max_positions: int = setting(512, at_least=16)
+    dropout: float = setting(0.1, at_least=0, below=1)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if self.d_model % self.heads:
+            yield Problem(f"{path}.heads", self.heads, f"must divide d_model={self.d_model}")
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """The mBART: a checkpoint, or the shape of one to be built; a size left null is the donor's."""
+
+    checkpoint: str | None = None
+    revision: str | None = None
+    d_model: int | None = setting(None, at_least=8)
+    encoder_layers: int | None = setting(None, at_least=1)
+    decoder_layers: int = setting(2, at_least=1)
+    heads: int | None = setting(None, at_least=1)
+    ffn: int | None = setting(None, at_least=8)
+    max_positions: int = setting(1024, at_least=16)
+    dropout: float = setting(0.1, at_least=0, below=1)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if self.d_model and self.heads and self.d_model % self.heads:
+            yield Problem(f"{path}.heads", self.heads, f"must divide d_model={self.d_model}")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The pair of donor and host, and the vocabulary they share."""
+
+    name: str
+    format: Literal["mbart50", "cc25"] = "mbart50"
+    vocab_size: int | None = setting(None, at_least=300, remedy="null takes the tokenizers of the checkpoints")
+    donor: DonorSettings = field(default_factory=DonorSettings)
+    host: HostSettings = field(default_factory=HostSettings)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if self.donor.checkpoint is None and self.vocab_size is None:
+            yield Problem(
+                f"{path}.vocab_size", "null", "a donor that is built needs a vocabulary", "set it, for example 8000"
+            )
+        if self.donor.checkpoint is not None and self.vocab_size is not None:
+            yield Problem(
+                f"{path}.vocab_size",
+                self.vocab_size,
+                "a donor checkpoint brings its own tokenizer",
+                f"set {path}.vocab_size=null",
+            )
+        if self.donor.checkpoint is None and self.host.checkpoint is not None:
+            yield Problem(
+                f"{path}.donor.checkpoint",
+                "null",
+                "a host checkpoint needs a donor checkpoint beside it",
+                "name an XLM-R folder or hub name",
+            )
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What all sources of text share. A row limit of null takes all rows."""
+
+    name: str
+    kind: str
+    task: Literal["summarization", "translation"] = "summarization"
+    max_pairs: int | None = setting(None, at_least=1)
+    max_texts: int | None = setting(None, at_least=1)
+    validation_share: float = setting(0.05, above=0, at_most=0.4)
+    test_share: float = setting(0.05, above=0, at_most=0.4)
+
+
+@dataclass(frozen=True)
+class DocstringsData(DataSettings):
+    """Docstrings of the packages installed beside us, read with `ast`, never imported."""
+
+    packages: list[str] | None = None
+    exclude: list[str] = setting([])
+    min_body: int = setting(80, at_least=1)
+
+
+@dataclass(frozen=True)
+class CataloguesData(DataSettings):
+    """Parallel sentences from gettext catalogues of installed packages."""
+
+    packages: list[str] | None = None
+    source_lang: str = "en_XX"
+    target_langs: list[str] | None = None
+    both_directions: bool = False
+
+    def check(self, path: str) -> Iterator[Problem]:
+        yield from _check_code(f"{path}.source_lang", self.source_lang)
+        for index, code in enumerate(self.target_langs or []):
+            yield from _check_code(f"{path}.target_langs[{index}]", code)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a file or a hub data set; a language column may be absent (null)."""
+
+    source: str = "text"
+    target: str = "summary"
+    source_lang: str | None = None
+    target_lang: str | None = None
+    text: str = "text"
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class FilesData(DataSettings):
+    """One's own files (txt, jsonl, csv, tsv, parquet), by glob. Where validation or test is null, it is split off."""
+
+    train: list[str] = setting([])
+    validation: list[str] | None = None
+    test: list[str] | None = None
+    text: list[str] | None = None
+    columns: Columns = field(default_factory=Columns)
+    source_lang: str | None = None
+    target_lang: str | None = None
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if not self.train:
+            yield Problem(
+                f"{path}.train", "null", "names no file", f"give a path or a glob, for example {path}.train=my.jsonl"
+            )
+        yield from _check_languages(path, self.source_lang, self.target_lang, self.columns)
+
+
+@dataclass(frozen=True)
+class HubData(DataSettings):
+    """A data set by name and config on the Hugging Face hub, or a local folder in hub layout."""
+
+    dataset: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    train_split: str = "train"
+    validation_split: str | None = "validation"
+    test_split: str | None = "test"
+    columns: Columns = field(default_factory=Columns)
+    source_lang: str | None = None
+    target_lang: str | None = None
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if not self.dataset:
+            yield Problem(
+                f"{path}.dataset", "null", "names no data set", f"give a name, for example {path}.dataset=csebuetnlp/xlsum"
+            )
+        yield from _check_languages(path, self.source_lang, self.target_lang, self.columns)
+
+
+@dataclass(frozen=True)
+class MixtureData(DataSettings):
+    """Several sources, each drawn with a weight relative to its size (2.0: rows repeated twice; 0.5: half of them)."""
+
+    sources: dict[str, dict[str, Any]] = setting({})
+    weights: dict[str, float] = setting({})
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if len(self.sources) < 2:
+            yield Problem(f"{path}.sources", list(self.sources), "a mixture needs at least two sources")
+        for name, weight in self.weights.items():
+            if name not in self.sources:
+                yield Problem(f"{path}.weights.{name}", weight, "is no source of this mixture", _did_you_mean(name, self.sources))
+            elif not weight > 0:
+                yield Problem(f"{path}.weights.{name}", weight, "must be above 0")
+        for name, source in self.sources.items():
+            problems: list[Problem] = []
+            build_data({"name": name, "task": self.task, **source}, f"{path}.sources.{name}", problems)
+            yield from problems
+
+    def parts(self) -> dict[str, DataSettings]:
+        """The settings of each source, by name."""
+        built: dict[str, DataSettings] = {}
+        for name, source in self.sources.items():
+            part = build_data({"name": name, "task": self.task, **source}, f"data.sources.{name}", [])
+            assert part is not None, "checked when the settings were built"
+            built[name] = part
+        return built
+
+
+DATA_KINDS: dict[str, type[DataSettings]] = {
+    "docstrings": DocstringsData,
+    "catalogues": CataloguesData,
+    "files": FilesData,
+    "hub": HubData,
+    "mixture": MixtureData,
+}
+
+
+def _check_code(path: str, code: str, format: str = "mbart50") -> Iterator[Problem]:
+    if to_code(code) is None:
+        yield Problem(path, code, "is no language of mBART", nearest(code, CODES[format]))
+
+
+def _check_languages(path: str, source: str | None, target: str | None, columns: Columns) -> Iterator[Problem]:
+    if source is not None:
+        yield from _check_code(f"{path}.source_lang", source)
+    elif columns.source_lang is None:
+        yield Problem(
+            f"{path}.source_lang",
+            "null",
+            "the language of the rows is not known",
+            f"set it (for example en_XX), or name its column in {path}.columns.source_lang",
+        )
+    if target is not None:
+        yield from _check_code(f"{path}.target_lang", target)
+
+
+# --- masking, transfer, stages ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """Dynamic masking in training. Evaluation always masks 15% of single tokens, the same ones each time.
+
+    Of the chosen tokens `replace` become `<mask>`, `randomize` a random token, the rest stay (BERT, Devlin 2019).
+    """
+
+    name: str
+    ratio: float = setting(0.15, above=0, below=1, remedy="a share of the tokens, for example 0.15 (mask=r15)")
+    final_ratio: float | None = setting(None, above=0, below=1, remedy="null keeps the ratio constant")
+    unit: Literal["token", "word", "span"] = "token"
+    span_mean: float = setting(3.0, at_least=1, at_most=20)
+    replace: float = setting(0.8, at_least=0, at_most=1)
+    randomize: float = setting(0.1, at_least=0, at_most=1)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if self.replace + self.randomize > 1 + 1e-9:
+            yield Problem(f"{path}.replace", self.replace, f"replace + randomize ({self.randomize}) must not pass 1")
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """A strategy: its steps in order, and how fine-tuning treats what they wrote.
+
+    A step is a mapping `{step: NAME, ...parameters}`; NAME is a module of `graftlm.transfer.steps`.
+    `encoder_lr` and `embeddings_lr` multiply `finetune.lr`; `freeze_encoder` is the share of `finetune.max_steps`
+    during which the encoder is not trained.
+    """
+
+    name: str
+    steps: list[dict[str, Any]] = setting([])
+    encoder_lr: float = setting(1.0, at_least=0, at_most=100)
+    embeddings_lr: float = setting(1.0, at_least=0, at_most=100)
+    freeze_encoder: float = setting(0.0, at_least=0, at_most=1)
+    freeze_embeddings: float = setting(0.0, at_least=0, at_most=1)
+    control: bool = setting(False, outcome=False)
+    fidelity_texts: int = setting(200, at_least=2)
+
+    @property
+    def needs_donor(self) -> bool:
+        """Whether the finetune stage builds on a pretrained donor."""
+        return bool(self.steps)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        from graftlm.transfer.strategy import check_steps  # the steps name their own parameters
+
+        yield from check_steps(self.steps, f"{path}.steps")
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """What both training stages share. `warmup` is a share of the steps; batches are counted in tokens."""
+
+    seed: int = setting(1, at_least=0, at_most=2**31 - 1)
+    max_steps: int = setting(1000, at_least=0)
+    batch_tokens: int = setting(4096, at_least=16)
+    lr: float = setting(1e-3, above=0, at_most=1)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = setting(0.1, at_least=0, at_most=1)
+    weight_decay: float = setting(0.01, at_least=0, at_most=1)
+    grad_clip: float = setting(1.0, at_least=0, remedy="0 turns clipping off")
+    val_interval: int = setting(100, at_least=1)
+    checkpoint_interval: int = setting(500, at_least=1, outcome=False)
+
+
+@dataclass(frozen=True)
+class PretrainSettings(OptimSettings):
+    """Stage `pretrain`: masked-language modelling of the donor. Zero steps take the donor checkpoint as it is."""
+
+    max_length: int = setting(128, at_least=8)
+    val_texts: int = setting(500, at_least=1)
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(OptimSettings):
+    """Stage `finetune`: sequence-to-sequence training of the host, after the graft."""
+
+    max_source_length: int = setting(128, at_least=4)
+    max_target_length: int = setting(32, at_least=4)
+    label_smoothing: float = setting(0.1, at_least=0, below=1)
+    val_pairs: int = setting(400, at_least=2)
+    generate_pairs: int = setting(16, at_least=0)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if self.max_steps < 1:
+            yield Problem(f"{path}.max_steps", self.max_steps, "must be at least 1")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Stage `evaluate`: teacher-forced loss and generation on the test split."""
+
+    max_pairs: int | None = setting(400, at_least=2, remedy="null takes the whole test split")
+    num_beams: int = setting(4, at_least=1)
+    max_new_tokens: int = setting(32, at_least=1)
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = setting(0, at_least=0)
+    batch_size: int = setting(32, at_least=1, outcome=False)
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Where and how the training runs: handed to `pytorch_lightning.Trainer`."""
+
+    name: str = setting("auto", outcome=False)
+    accelerator: str = setting("auto", outcome=False)
+    devices: int | str = setting("auto", outcome=False)
+    strategy: str = setting("auto", outcome=False)
+    precision: str = "32-true"
+    accumulate: int = setting(1, at_least=1)
+    num_workers: int = setting(0, at_least=0, outcome=False)
+    threads: int | None = setting(None, at_least=1, outcome=False)
+    detect_anomaly: bool = setting(False, outcome=False)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        known = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
+        if self.precision not in known:
+            yield Problem(f"{path}.precision", self.precision, "is not known", "one of " + ", ".join(known))
+        accelerators = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+        if self.accelerator not in accelerators:
+            yield Problem(f"{path}.accelerator", self.accelerator, "is not known", "one of " + ", ".join(accelerators))
+
+
+@dataclass(frozen=True)
+class LoggerSettings:
+    """Where metrics go besides the local JSON Lines, which are always written."""
+
+    kind: Literal["wandb", "none"] = "wandb"
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "graftlm"
+    entity: str | None = None
+    group: str | None = None
+    dir: str = "multirun"
+    tags: list[str] = setting([])
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """The folder of artifacts, shared by all sweeps."""
+
+    dir: str = "multirun/store"
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """How arms are compared."""
+
+    baseline: str = "none"
+    confidence: float = setting(0.95, above=0.5, below=1)
+    resamples: int = setting(2000, at_least=100)
+    samples: int = setting(20, at_least=0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one job."""
+
+    model: ModelSettings
+    data: DataSettings
+    mask: MaskSettings
+    transfer: TransferSettings
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    logger: LoggerSettings = field(default_factory=LoggerSettings, metadata={"outcome": False})
+    store: StoreSettings = field(default_factory=StoreSettings, metadata={"outcome": False})
+    report: ReportSettings = field(default_factory=ReportSettings, metadata={"outcome": False})
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Settings:
+        """The settings of a resolved configuration.
+
+        Raises:
+            SettingsError: with every mistake found.
+        """
+        problems: list[Problem] = []
+        built = _build(cls, mapping, "", problems)
+        if built is not None:
+            problems.extend(_across(built))
+        if problems:
+            raise SettingsError(problems)
+        assert built is not None
+        return built
+
+
+def _across(settings: Settings) -> Iterator[Problem]:
+    """Mistakes that no single group can see."""
+    model, pretrain, finetune = settings.model, settings.pretrain, settings.finetune
+    if model.donor.checkpoint is None:
+        if pretrain.max_length > model.donor.max_positions:
+            yield Problem(
+                "pretrain.max_length",
+                pretrain.max_length,
+                f"is longer than the donor's {model.donor.max_positions} positions",
+                "lower it or raise model.donor.max_positions",
+            )
+        if settings.transfer.needs_donor and pretrain.max_steps == 0:
+            yield Problem(
+                "pretrain.max_steps", 0, "a donor built from scratch must be trained", "set it, or name model.donor.checkpoint"
+            )
+    if model.host.checkpoint is None:
+        for name in ("max_source_length", "max_target_length"):
+            if getattr(finetune, name) > model.host.max_positions:
+                yield Problem(
+                    f"finetune.{name}",
+                    getattr(finetune, name),
+                    f"is longer than the host's {model.host.max_positions} positions",
+                    "lower it or raise model.host.max_positions",
+                )
+    for name, stage, longest in (
+        ("pretrain", pretrain, pretrain.max_length),
+        ("finetune", finetune, max(finetune.max_source_length, finetune.max_target_length)),
+    ):
+        if stage.batch_tokens < longest:
+            yield Problem(
+                f"{name}.batch_tokens", stage.batch_tokens, f"does not hold one row of {longest} tokens", "raise it"
+            )
+    codes = CODES[model.format]
+    for path, code in _codes(settings.data):
+        known = to_code(code)
+        if known is not None and known not in codes:
+            yield Problem(path, code, f"is no language of model.format={model.format}", nearest(code, codes))
+
+
+def _codes(data: DataSettings) -> Iterator[tuple[str, str]]:
+    if isinstance(data, CataloguesData):
+        yield "data.source_lang", data.source_lang
+        for index, code in enumerate(data.target_langs or []):
+            yield f"data.target_langs[{index}]", code
+    elif isinstance(data, FilesData | HubData):
+        for name in ("source_lang", "target_lang"):
+            if getattr(data, name) is not None:
+                yield f"data.{name}", getattr(data, name)
+
+
+# --- from plain values to dataclasses -----------------------------------------------------------------------------------
+
+
+def build_data(mapping: Mapping[str, Any], path: str, problems: list[Problem]) -> DataSettings | None:
+    """The settings of one source, of the class that its `kind` names."""
+    kind = mapping.get("kind")
+    if kind not in DATA_KINDS:
+        problems.append(Problem(f"{path}.kind", kind, "is no kind of source", "one of " + ", ".join(DATA_KINDS)))
+        return None
+    return _build(DATA_KINDS[kind], mapping, path, problems)
+
+
+def outcome(value: Any) -> Any:
+    """A settings dataclass as plain values, without the fields that cannot change a result."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            item.name: outcome(getattr(value, item.name))
+            for item in dataclasses.fields(value)
+            if item.metadata.get("outcome", True)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): outcome(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [outcome(item) for item in value]
+    return value
+
+
+def build(kind: type[Any], mapping: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
+    """An instance of any settings dataclass (the parameters of a graft step, for one), or None after problems."""
+    return _build(kind, mapping, path, problems)
+
+
+def _build(kind: type[Any], mapping: Any, path: str, problems: list[Problem]) -> Any:
+    if not isinstance(mapping, Mapping):
+        problems.append(Problem(path, mapping, "must be a group of settings"))
+        return None
+    hints = get_type_hints(kind)
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    for name in mapping:
+        if name not in fields:
+            problems.append(Problem(_join(path, name), mapping[name], "is no setting", _did_you_mean(name, fields)))
+    before = len(problems)
+    values: dict[str, Any] = {}
+    for name, item in fields.items():
+        where = _join(path, name)
+        if name not in mapping:
+            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+                problems.append(Problem(where, None, "is missing"))
+            continue
+        if kind is Settings and name == "data" and isinstance(mapping[name], Mapping):
+            values[name] = build_data(mapping[name], where, problems)
+            continue
+        values[name] = _convert(hints[name], mapping[name], where, item.metadata, problems)
+    if len(problems) > before:
+        return None
+    built = kind(**values)
+    check = getattr(built, "check", None)
+    if check is not None:
+        problems.extend(check(path))
+    return built
+
+
+def _join(path: str, name: object) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _did_you_mean(name: object, known: Any) -> str:
+    close = difflib.get_close_matches(str(name), [str(item) for item in known], n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else "known are " + ", ".join(map(str, known))
+
+
+def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any], problems: list[Problem]) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value, path, problems)
+    converted = _cast(hint, value)
+    if converted is _REFUSED:
+        problems.append(Problem(path, value, f"must be {_describe(hint)}", metadata.get("remedy") or ""))
+        return None
+    if isinstance(converted, int | float) and not isinstance(converted, bool):
+        wanted = _range(converted, metadata)
+        if wanted:
+            problems.append(Problem(path, value, f"must be {wanted}", metadata.get("remedy") or ""))
+    return converted
+
+
+_REFUSED = object()
+
+
+def _cast(hint: Any, value: Any) -> Any:
+    """The value as the type wants it, or `_REFUSED`. A single value stands for a list of one."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None if type(None) in get_args(hint) else _REFUSED
+        for option in get_args(hint):
+            if option is not type(None):
+                converted = _cast(option, value)
+                if converted is not _REFUSED:
+                    return converted
+        return _REFUSED
+    if origin is Literal:
+        return value if value in get_args(hint) else _REFUSED
+    if origin is list:
+        (inner,) = get_args(hint)
+        items = value if isinstance(value, list | tuple) else [value]
+        if value is None:
+            return _REFUSED
+        converted = [_cast(inner, item) for item in items]
+        return _REFUSED if any(item is _REFUSED for item in converted) else converted
+    if origin is dict:
+        _, inner = get_args(hint)
+        if not isinstance(value, Mapping):
+            return _REFUSED
+        pairs = {str(key): _cast(inner, item) for key, item in value.items()}
+        return _REFUSED if any(item is _REFUSED for item in pairs.values()) else pairs
+    if hint is typing.Any:
+        return value
+    if hint is bool:
+        return value if isinstance(value, bool) else _REFUSED
+    if hint is int:
+        if isinstance(value, bool):
+            return _REFUSED
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        return value if isinstance(value, int) else _REFUSED
+    if hint is float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return _REFUSED
+        return float(value)
+    if hint is str:
+        # YAML reads `1` as a number where a name is meant; a nested structure is a mistake
+        return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else _REFUSED
+    return value if isinstance(value, hint) else _REFUSED
+
+
+def _describe(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if option is type(None) else _describe(option) for option in get_args(hint))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if origin is list:
+        return f"a list, each item {_describe(get_args(hint)[0])}"
+    if origin is dict:
+        return "a group of settings"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(hint, str(hint))
+
+
+def _range(value: float, metadata: Mapping[str, Any]) -> str:
+    """The range in words where the value lies outside it, else an empty string."""
+    bounds = [
+        ("above", lambda bound: value > bound, "above"),
+        ("at_least", lambda bound: value >= bound, "at least"),
+        ("below", lambda bound: value < bound, "below"),
+        ("at_most", lambda bound: value <= bound, "at most"),
+    ]
+    given = [(metadata[name], holds, words) for name, holds, words in bounds if metadata.get(name) is not None]
+    if all(holds(bound) for bound, holds, _ in given):
+        return ""
+    return " and ".join(f"{words} {bound:g}" for bound, _, words in given)

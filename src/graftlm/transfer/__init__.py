@@ -1,0 +1,1 @@
+"""The graft: carrying what a donor (XLM-R) learned into a host (mBART)."""
