@@ -89,7 +89,7 @@ class HostSettings:
 class ModelSettings:
     """The pair of donor and host, and the vocabulary they share."""
 
-    name: str
+    name: str = setting("custom", outcome=False)
     format: Literal["mbart50", "cc25"] = "mbart50"
     vocab_size: int | None = setting(None, at_least=300, remedy="null takes the tokenizers of the checkpoints")
     donor: DonorSettings = field(default_factory=DonorSettings)
@@ -123,8 +123,8 @@ class ModelSettings:
 class DataSettings:
     """What all sources of text share. A row limit of null takes all rows."""
 
-    name: str
-    kind: str
+    name: str = setting("custom", outcome=False)
+    kind: str = ""
     task: Literal["summarization", "translation"] = "summarization"
     max_pairs: int | None = setting(None, at_least=1)
     max_texts: int | None = setting(None, at_least=1)
@@ -278,7 +278,7 @@ class MaskSettings:
     Of the chosen tokens `replace` become `<mask>`, `randomize` a random token, the rest stay (BERT, Devlin 2019).
     """
 
-    name: str
+    name: str = setting("custom", outcome=False)
     ratio: float = setting(0.15, above=0, below=1, remedy="a share of the tokens, for example 0.15 (mask=r15)")
     final_ratio: float | None = setting(None, above=0, below=1, remedy="null keeps the ratio constant")
     unit: Literal["token", "word", "span"] = "token"

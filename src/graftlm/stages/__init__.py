@@ -1,1 +1,1 @@
-"""stages"""
+"""One stage a module; `run(context)` fills the folder of its artifact."""

@@ -1,0 +1,297 @@
+"""The command line: `graftlm run | plan | report | transfer | data`.
+
+Nothing heavy is imported before it is needed, so that help, plan and mistakes answer at once. Mistakes of a user end
+in one line each on standard error and exit code 2; a failed job in exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import graftlm
+from graftlm.errors import GraftlmError, SettingsError
+
+if TYPE_CHECKING:
+    from graftlm.compose import Job, Words
+
+COMMANDS = {
+    "run": "train, graft, fine-tune and evaluate: one job, or a sweep with -m",
+    "plan": "what a run or sweep would do: which stages run, which are reused",
+    "report": "compare the arms of finished sweeps: a page, JSON, Markdown and a table",
+    "transfer": "graft an encoder folder into a seq2seq folder, without an experiment",
+    "data": "show rows, lengths and languages of a source of text",
+}
+# flags of Hydra that show something and run nothing
+_SHOW = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p", "--shell-completion", "-sc")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code: 0 done, 1 a job failed, 2 a mistake, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(_help())
+            return 0
+        if words[0] == "--version":
+            print(graftlm.__version__)
+            return 0
+        command, rest = words[0], words[1:]
+        if command not in COMMANDS:
+            raise SettingsError.at("command", command, "is not known", "one of " + ", ".join(COMMANDS))
+        handlers = {"run": _run, "plan": _plan, "report": _report, "transfer": _transfer, "data": _data}
+        return handlers[command](rest)
+    except GraftlmError as error:
+        for problem in error.problems:
+            print(f"graftlm: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("graftlm: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        f"graftlm {graftlm.__version__}: graft an XLM-R encoder into an mBART, and measure whether it helped\n\n"
+        f"usage: graftlm COMMAND [...]\n\n{lines}\n\ngraftlm COMMAND --help tells more."
+    )
+
+
+# --- run and plan ---------------------------------------------------------------------------------------------------
+
+
+def _words(arguments: Sequence[str]) -> Words:
+    """Take a Hydra command line apart. Flags that we do not know are left to Hydra, which knows them."""
+    from graftlm.compose import Words
+
+    overrides: list[str] = []
+    folders: list[str] = []
+    multirun = show = False
+    items = iter(arguments)
+    for item in items:
+        name, equals, value = item.partition("=")
+        if item in ("-m", "--multirun"):
+            multirun = True
+        elif name in ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"):
+            value = value if equals else next(items, "")
+            if name in ("--config-dir", "-cd"):
+                folders.append(value)
+                if not Path(value).is_dir():
+                    raise SettingsError.at(name, value, "no such folder", "give the folder of your own config groups")
+        elif name in _SHOW:
+            show = True
+            if name in ("--cfg", "-c", "--info", "-i", "--package", "-p") and not equals:
+                next(items, "")
+        elif item.startswith("-"):
+            raise SettingsError.at("option", item, "is not known", "graftlm run --help lists the options")
+        else:
+            overrides.append(item)
+    return Words(tuple(overrides), multirun, tuple(folders), show)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if any(item in ("-h", "--help") for item in arguments):
+        print(_run_help("run"))
+        return 0
+    from graftlm.compose import compose_jobs
+
+    words = _words(arguments)
+    if words.show:
+        return _hydra(arguments, None)
+    from graftlm.plan import check_inputs
+
+    jobs = compose_jobs(words)
+    check_inputs(jobs)
+    return _hydra(arguments, jobs)
+
+
+def _hydra(arguments: Sequence[str], jobs: list[Job] | None) -> int:
+    """Hand over to Hydra, which launches the jobs; then tell how each ended, and report on a sweep."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from graftlm import sweep
+    from graftlm.compose import Job, to_mapping
+    from graftlm.console import progress_for_terminal
+    from graftlm.jobs import Outcome, run_job
+    from graftlm.schema import Settings
+
+    command = "graftlm run " + " ".join(shlex.quote(item) for item in arguments)
+    progress = progress_for_terminal()
+    ends: list[Outcome] = []
+    total = len(jobs or [])
+
+    @hydra.main(version_base="1.3", config_path="pkg://graftlm.conf", config_name="config")
+    def task(config: object) -> None:
+        hydra_config = HydraConfig.get()
+        full = config.copy()  # type: ignore[attr-defined]
+        full._set_flag("struct", False)
+        full.hydra = hydra_config
+        mapping, choices = to_mapping(full)
+        overrides = tuple(str(item) for item in hydra_config.overrides.task)
+        job = Job(overrides, choices, Settings.from_mapping(mapping))
+        folder = Path(hydra_config.runtime.output_dir)
+        swept = hydra_config.mode is not None and str(hydra_config.mode).endswith("MULTIRUN")
+        name = folder.parent.name if swept else folder.name
+        label = f"job {len(ends) + 1}/{max(total, 1)}: {' '.join(overrides) or 'the defaults'}"
+        progress.say(label)
+        outcome = run_job(job, folder, command, name, progress)
+        ends.append(outcome)
+        progress.say(f"{label}: {describe(outcome)}")
+        if not swept and outcome.status == "done":
+            progress.say(f"record: {folder / 'job.json'}; compare with: graftlm report {folder}")
+
+    sys.argv = ["graftlm run", *arguments]
+    sweep.ended.clear()
+    task()
+    for folder in sweep.ended:
+        _make_report([folder], folder)
+    return 1 if any(outcome.status != "done" for outcome in ends) else 0
+
+
+def describe(outcome: object) -> str:
+    """How a job ended, in a few words."""
+    from graftlm.jobs import Outcome
+
+    assert isinstance(outcome, Outcome)
+    if outcome.status != "done":
+        return f"failed ({outcome.error})"
+    return "reused" if outcome.reused else f"done in {outcome.seconds:.1f} s"
+
+
+def _run_help(command: str) -> str:
+    from graftlm.compose import GROUPS, config_folder, first_comment
+
+    folder = config_folder()
+    lines = [
+        f"usage: graftlm {command} [-m] [group=choice ...] [setting=value ...]",
+        "",
+        COMMANDS[command],
+        "",
+        "groups and their choices:",
+    ]
+    for group in GROUPS:
+        lines.append(f"  {group}")
+        for path in sorted((folder / group).glob("*.yaml")):
+            lines.append(f"    {path.stem:<12} {first_comment(path)}")
+    lines += [
+        "",
+        "settings are reached by path: pretrain.max_steps=500 finetune.seed=2 mask.ratio=0.3 data.train=[my.jsonl]",
+        "several values make a sweep: -m transfer=none,calibrated finetune.seed=1,2,3",
+        "",
+        "options:",
+        "  -m, --multirun     run every combination of the values given",
+        "  --cfg job          show the configuration that would run, and stop",
+        "  --config-dir DIR   a folder of your own config groups (DIR/transfer/mine.yaml: transfer=mine)",
+        "  --hydra-help       the options of Hydra itself",
+    ]
+    return "\n".join(lines)
+
+
+def _plan(arguments: Sequence[str]) -> int:
+    if any(item in ("-h", "--help") for item in arguments):
+        print(_run_help("plan"))
+        return 0
+    from graftlm.compose import compose_jobs
+    from graftlm.plan import VERSIONS, check_inputs, plan
+
+    jobs = compose_jobs(_words(arguments))
+    check_inputs(jobs)
+    planned = plan(jobs)
+    width = max([3, *(len(" ".join(job.overrides)) for job in jobs)])
+    names = list(VERSIONS)
+    print(f"{'job':<{width}}  " + "  ".join(f"{name:<16}" for name in names).rstrip())
+    counts: dict[str, int] = {}
+    for job, stages in zip(jobs, planned, strict=True):
+        cells = {stage.key.stage: f"{stage.state} {stage.key.key[:8]}" for stage in stages}
+        print(
+            f"{' '.join(job.overrides) or '-':<{width}}  "
+            + "  ".join(f"{cells.get(name, '-'):<16}" for name in names).rstrip()
+        )
+        for stage in stages:
+            counts[stage.state] = counts.get(stage.state, 0) + 1
+    print("stages: " + ", ".join(f"{counts[state]} {state}" for state in ("reuse", "resume", "run", "waiting") if state in counts))
+    return 0
+
+
+# --- the other commands -----------------------------------------------------------------------------------------------
+
+
+def _report(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("graftlm report", description=COMMANDS["report"])
+    parser.add_argument("dirs", nargs="+", metavar="DIR", help="a sweep's folder, a job's, or any folder above them")
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: the first DIR)")
+    options = parser.parse_args(arguments)
+    folders = [Path(name) for name in options.dirs]
+    return _make_report(folders, Path(options.out) if options.out else folders[0])
+
+
+def _make_report(folders: Sequence[Path], out: Path) -> int:
+    from rich.console import Console
+
+    from graftlm.report import build_report
+    from graftlm.report.terminal import print_report
+
+    report = build_report(folders, out)
+    print_report(report, Console())
+    print(f"report: {out / 'report.html'}")
+    return 0
+
+
+def _transfer(arguments: Sequence[str]) -> int:
+    from graftlm.compose import group_options
+
+    strategies = [name for name in group_options("transfer") if name != "none"]
+    parser = argparse.ArgumentParser("graftlm transfer", description=COMMANDS["transfer"])
+    parser.add_argument("--encoder", required=True, metavar="DIR", help="an XLM-R folder or hub name: the donor")
+    parser.add_argument(
+        "--seq2seq", required=True, metavar="DIR|config", help="an mBART folder or hub name, or `config`: built to the donor's shape"
+    )
+    parser.add_argument("--strategy", required=True, help="one of " + ", ".join(strategies))
+    parser.add_argument("--text", required=True, metavar="FILE", help="text to calibrate on and to measure with, a row a line")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the grafted model is written")
+    options = parser.parse_args(arguments)
+    from graftlm.compose import Words, compose_jobs
+    from graftlm.console import progress_for_terminal
+
+    (job,) = compose_jobs(Words((f"transfer={options.strategy}", "logger=none")))
+    from graftlm.transfer import command
+
+    command.run(
+        options.encoder, options.seq2seq, job.settings.transfer, Path(options.text), Path(options.out), progress_for_terminal()
+    )
+    print(f"model: {options.out}")
+    return 0
+
+
+def _data(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("graftlm data", description=COMMANDS["data"])
+    parser.add_argument("--rows", type=int, default=3, metavar="N", help="rows shown a split (default: 3)")
+    parser.add_argument("overrides", nargs="*", metavar="override", help="data=files data.train=[my.jsonl] ...")
+    options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    from graftlm.compose import Words, compose_jobs
+    from graftlm.data.inspect import show
+    from graftlm.data.sources import check_source
+
+    (job,) = compose_jobs(Words(tuple(options.overrides)))
+    problems = check_source(job.settings.data, "data")
+    if problems:
+        raise SettingsError(problems)
+    show(job.settings.data, options.rows, Console())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

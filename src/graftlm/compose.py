@@ -1,0 +1,229 @@
+"""From the words of a command line to settings: Hydra composes, the schema validates, all mistakes come together.
+
+This and `cli`/`sweep` are the only modules that import Hydra.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graftlm.errors import Problem, SettingsError
+from graftlm.schema import Settings
+
+CONFIG_MODULE = "graftlm.conf"
+# groups whose choice tells runs apart, in the order of `conf/config.yaml`
+GROUPS = ("model", "data", "mask", "transfer", "trainer", "logger", "experiment", "debug")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a run or sweep: what was chosen, what was overridden, and the settings that follow."""
+
+    overrides: tuple[str, ...]
+    choices: dict[str, str]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Words:
+    """A command line taken apart: overrides, and the flags of Hydra that matter to composing."""
+
+    overrides: tuple[str, ...]
+    multirun: bool = False
+    config_dirs: tuple[str, ...] = ()
+    show: bool = field(default=False)  # --cfg, --info and their like: nothing will be run
+
+
+def compose_jobs(words: Words) -> list[Job]:
+    """The jobs that a command line asks for.
+
+    A sweep is expanded as Hydra's own sweeper does it: every combination of comma-separated values, those of
+    `hydra.sweeper.params` included.
+
+    Raises:
+        SettingsError: with every mistake in every job, each once.
+    """
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_module(version_base="1.3", config_module=CONFIG_MODULE, job_name="graftlm"):
+        base = list(words.overrides)
+        if words.config_dirs:
+            places = ",".join(f"file://{Path(folder).resolve()}" for folder in words.config_dirs)
+            base.append(f"hydra.searchpath=[{places}]")
+        problems: dict[Problem, None] = {}
+        combinations = _expand(base, problems) if words.multirun else [(tuple(base), ())]
+        jobs: list[Job] = []
+        for overrides, swept in combinations:
+            try:
+                mapping, choices = _compose(overrides)
+                settings = Settings.from_mapping(mapping)
+            except SettingsError as error:
+                problems.update(dict.fromkeys(error.problems))
+                continue
+            shown = swept if words.multirun else tuple(item for item in overrides if not item.startswith("hydra."))
+            jobs.append(Job(shown, choices, settings))
+        if problems:
+            raise SettingsError(list(problems))
+        return jobs
+
+
+def to_mapping(config: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """The plain settings and the group choices of what Hydra composed (with its own part)."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    choices = {
+        group: str(choice)
+        for group, choice in OmegaConf.to_container(config.hydra.runtime.choices).items()  # type: ignore[union-attr]
+        if group in GROUPS and choice is not None and choice != "null"
+    }
+    try:
+        plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        mapping = OmegaConf.to_container(plain, resolve=True)
+    except OmegaConfBaseException as error:
+        raise SettingsError.at(
+            str(getattr(error, "full_key", None) or "config"), None, _first_line(error), "check the interpolation"
+        ) from error
+    return {str(key): value for key, value in mapping.items()}, choices  # type: ignore[union-attr]
+
+
+def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingsError(list(_explain(overrides, error))) from error
+    return to_mapping(config)
+
+
+def _explain(overrides: Sequence[str], error: Exception) -> Iterator[Problem]:
+    """Hydra stops at its first mistake: try each override alone to find them all."""
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    found = False
+    experiments = [item for item in overrides if item.startswith(("experiment=", "hydra.searchpath=", "debug="))]
+    for override in overrides:
+        context = [item for item in experiments if item != override]
+        try:
+            compose("config", overrides=[*context, override], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as alone:
+            found = True
+            yield _problem(override, alone)
+    if not found:
+        yield Problem("overrides", " ".join(overrides), _first_line(error))
+
+
+def _problem(override: str, error: Exception) -> Problem:
+    key, _, value = override.partition("=")
+    key = key.lstrip("+~")
+    text = str(error)
+    if "mismatched input" in text or "no viable alternative" in text or "token recognition" in text or not _:
+        return Problem("override", override, "cannot be read", "write key=value, in quotes where it has spaces")
+    if "Could not find" in text or "Could not override" in text:
+        options = group_options(key)
+        if options:
+            close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
+            remedy = f"did you mean {close[0]}?" if close else ""
+            return Problem(key, value, "is no choice of this group", remedy or "choices are " + ", ".join(options))
+        return Problem(key, value, "is no setting and no group", _near_key(key))
+    if "is not in struct" in text or "Key" in text:
+        return Problem(key, value, "is no setting", _near_key(key))
+    return Problem(key, value, _first_line(error))
+
+
+def _near_key(key: str) -> str:
+    """Where a key was misspelt: the nearest setting."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    known = list(_paths(OmegaConf.to_container(compose("config"), resolve=False), ""))
+    close = difflib.get_close_matches(key, [*known, *GROUPS], n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else "graftlm run --cfg job shows all settings"
+
+
+def _paths(value: Any, path: str) -> Iterator[str]:
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _paths(item, f"{path}.{key}" if path else str(key))
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _expand(
+    overrides: Sequence[str], problems: dict[Problem, None]
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Every combination of a sweep: all its overrides, and those that vary or were given."""
+    from hydra import compose
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    parser = OverridesParser.create()
+    fixed: list[str] = []
+    lists: dict[str, list[str]] = {}
+    for text in overrides:
+        try:
+            parsed = parser.parse_override(text)
+        except HydraException as error:
+            problems[_problem(text, error)] = None
+            continue
+        if parsed.is_sweep_override():
+            lists[parsed.get_key_element()] = [
+                f"{parsed.get_key_element()}={item}" for item in parsed.sweep_string_iterator()
+            ]
+        else:
+            fixed.append(text)
+    # the sweep of an experiment file; the command line wins over it
+    try:
+        config = compose("config", overrides=fixed, return_hydra_config=True)
+        params = OmegaConf.to_container(config.hydra.sweeper.params) if config.hydra.sweeper.get("params") else {}
+    except (HydraException, OmegaConfBaseException):
+        params = {}  # the mistake is found and explained when the jobs are composed
+    given = {item.partition("=")[0].lstrip("+") for item in [*overrides]}
+    for key, value in params.items():  # type: ignore[union-attr]
+        if str(key) not in given:
+            parsed = parser.parse_override(f"{key}={value}")
+            if parsed.is_sweep_override():
+                lists.setdefault(str(key), [f"{key}={item}" for item in parsed.sweep_string_iterator()])
+            else:
+                fixed.append(f"{key}={value}")
+    shown = tuple(item for item in fixed if not item.startswith("hydra."))
+    return [((*fixed, *combination), (*shown, *combination)) for combination in itertools.product(*lists.values())]
+
+
+def config_folder() -> Path:
+    """The folder of the packaged configuration."""
+    import graftlm.conf
+
+    return Path(next(iter(graftlm.conf.__path__)))
+
+
+def group_options(group: str) -> list[str]:
+    """The choices of a group, by name."""
+    folder = config_folder() / group
+    return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
+
+
+def first_comment(path: Path) -> str:
+    """The line that says what a YAML file is for."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and "@package" not in line:
+            return line.lstrip("# ").strip()
+    return ""

@@ -1,0 +1,105 @@
+"""Progress and messages: a live bar on a terminal, a plain line now and then elsewhere.
+
+Everything goes to standard error, so that standard output carries results only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Advance = Callable[[int], None]
+
+
+class Progress(Protocol):
+    """What a long task tells the person who waits."""
+
+    def task(self, label: str, total: int | None) -> AbstractContextManager[Advance]:
+        """A task of `total` units (None: not known); the context gives a function that counts units done."""
+        ...
+
+    def say(self, line: str) -> None:
+        """One line."""
+        ...
+
+
+class Silent:
+    """No output at all."""
+
+    @contextmanager
+    def task(self, label: str, total: int | None) -> Iterator[Advance]:
+        yield lambda units: None
+
+    def say(self, line: str) -> None:
+        pass
+
+
+class Lines:
+    """For logs and pipes: a line when a task starts to take long, every `interval` seconds, and at its end."""
+
+    def __init__(self, interval: float = 10.0):
+        self._interval = interval
+
+    @contextmanager
+    def task(self, label: str, total: int | None) -> Iterator[Advance]:
+        begun = last = time.monotonic()
+        done = 0
+        shown = False
+
+        def advance(units: int) -> None:
+            nonlocal done, last, shown
+            done += units
+            now = time.monotonic()
+            if now - last >= self._interval:
+                last, shown = now, True
+                self.say(f"{label}: {_share(done, total)}, {now - begun:.0f} s")
+
+        yield advance
+        if shown or time.monotonic() - begun >= 1:
+            self.say(f"{label}: done, {time.monotonic() - begun:.1f} s")
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class Bars:
+    """For a terminal: rich's progress bars, one a task, gone when the task ends."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+
+    @contextmanager
+    def task(self, label: str, total: int | None) -> Iterator[Advance]:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        begun = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=self._console, transient=True) as bars:
+            identity = bars.add_task(label, total=total)
+            yield lambda units: bars.advance(identity, units)
+        if time.monotonic() - begun >= 1:
+            self.say(f"{label}: done, {time.monotonic() - begun:.1f} s")
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def progress_for_terminal() -> Progress:
+    """Bars where standard error is a terminal, lines elsewhere."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+def _share(done: int, total: int | None) -> str:
+    return f"{done}" if total is None else f"{done} of {total} ({100 * done / max(total, 1):.0f}%)"

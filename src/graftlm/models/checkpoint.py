@@ -1,0 +1,83 @@
+"""Checkpoints looked at before anything is loaded: is it there, whole, and of the right kind? No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graftlm.errors import CheckpointError, Problem
+from graftlm.hub import reachable
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def local_folder(checkpoint: str) -> Path | None:
+    """The folder that a checkpoint names, or None where it is a name on the hub."""
+    folder = Path(checkpoint).expanduser()
+    if folder.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
+        return folder
+    return None
+
+
+def read_config(checkpoint: str, revision: str | None, path: str) -> dict[str, Any]:
+    """`config.json` of a local folder, or of a model on the hub (a few kilobytes are fetched).
+
+    Raises:
+        CheckpointError: there is none, or the hub cannot be reached.
+    """
+    folder = local_folder(checkpoint)
+    file = folder / "config.json" if folder is not None else _fetch_config(checkpoint, revision, path)
+    if folder is not None and not folder.is_dir():
+        raise CheckpointError.at(path, checkpoint, "no such folder", "give a Hugging Face model folder, or a hub name")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError.at(path, checkpoint, "has no config.json", "give a Hugging Face model folder") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError.at(path, checkpoint, f"its config.json cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError.at(path, checkpoint, "its config.json is no JSON object")
+    return config
+
+
+def check_checkpoint(checkpoint: str, config: Mapping[str, Any] | None, kind: str, path: str) -> list[Problem]:
+    """Whether a checkpoint is of the wanted `model_type` and its weights are all there."""
+    found = (config or {}).get("model_type")
+    if found != kind:
+        return [Problem(path, checkpoint, f"is a model of type {found}", f"it must be {kind}")]
+    folder = local_folder(checkpoint)
+    if folder is None:
+        return []
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        return [Problem(path, checkpoint, "has no weights", f"one of {', '.join(WEIGHTS)} must be in the folder")]
+    if weights.suffix == ".json":
+        try:
+            shards = set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return [Problem(path, checkpoint, f"{weights.name} cannot be read", "fetch the checkpoint again")]
+        missing = sorted(shard for shard in shards if not (folder / str(shard)).is_file())
+        if missing:
+            return [Problem(path, checkpoint, f"the shard {missing[0]} is missing", "fetch the checkpoint again")]
+    return []
+
+
+def _fetch_config(checkpoint: str, revision: str | None, path: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    remedy = "check the name and the network, or give a local folder"
+    try:
+        return Path(hf_hub_download(checkpoint, "config.json", revision=revision, local_files_only=not reachable()))
+    except GatedRepoError as error:
+        raise CheckpointError.at(path, checkpoint, "asks for permission on the hub", "run `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError.at(path, checkpoint, "is not on the Hugging Face hub", remedy) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise CheckpointError.at(
+            path, checkpoint, "is no local folder, and the Hugging Face hub cannot be reached", remedy
+        ) from error
+    except ValueError as error:  # not a valid repository name
+        raise CheckpointError.at(path, checkpoint, "is neither a folder nor a name on the hub", remedy) from error

@@ -1,0 +1,202 @@
+"""From settings to the stages of a job, each with its key: what would run, and what is there already.
+
+Nothing here imports torch. A stage's key holds its version, the settings that can change its outcome, the keys of what
+it builds on, and for the corpus the fingerprint of the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from graftlm.compose import Job
+from graftlm.data.sources import check_source, open_source
+from graftlm.errors import CheckpointError, Problem, SettingsError
+from graftlm.schema import Settings, outcome
+from graftlm.store import StageKey, Store, file_digest
+
+# A stage's version goes up when its code changes what it leaves: artifacts of an earlier one are then not reused.
+VERSIONS = {"corpus": 1, "pretrain": 1, "finetune": 1, "evaluate": 1}
+
+State = Literal["reuse", "resume", "run", "waiting"]
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of one job and what will happen to it."""
+
+    key: StageKey
+    state: State
+
+
+class Fingerprints:
+    """Fingerprints of data and checkpoints, each made once however many jobs share it."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = {}
+
+    def data(self, settings: Settings) -> dict[str, Any]:
+        """What identifies the rows of the source."""
+        name = "data:" + json.dumps(outcome(settings.data), sort_keys=True)
+        if name not in self._known:
+            self._known[name] = open_source(settings.data).fingerprint()
+        return dict(self._known[name])
+
+    def checkpoint(self, checkpoint: str | None, revision: str | None) -> Any:
+        """What identifies a checkpoint: the digests of its files, or its name and revision on the hub."""
+        if checkpoint is None:
+            return None
+        name = f"checkpoint:{checkpoint}@{revision}"
+        if name not in self._known:
+            folder = Path(checkpoint).expanduser()
+            if folder.is_dir():
+                files = sorted(
+                    path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".bin", ".model"}
+                )
+                self._known[name] = {path.name: file_digest(path) for path in files}
+            else:
+                self._known[name] = {"hub": checkpoint, "revision": revision or "main"}
+        return self._known[name]
+
+
+def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]:
+    """The stages of a job in their order. An arm without graft steps has no pretrain stage."""
+    model, trainer = settings.model, outcome(settings.trainer)
+    donor = fingerprints.checkpoint(model.donor.checkpoint, model.donor.revision)
+    host = fingerprints.checkpoint(model.host.checkpoint, model.host.revision)
+    corpus = _key(
+        "corpus",
+        {
+            "data": outcome(settings.data),
+            "fingerprint": fingerprints.data(settings),
+            "vocab_size": model.vocab_size,
+            "format": model.format,
+            "donor": donor,
+            "host": host,
+        },
+        [],
+    )
+    stages = [corpus]
+    donor_settings = _without_checkpoint(outcome(model.donor)) if donor is None else donor
+    host_settings = _without_checkpoint(outcome(model.host)) if host is None else host
+    inputs = [corpus]
+    if settings.transfer.needs_donor:
+        pretrain = _key(
+            "pretrain",
+            {
+                "donor": donor_settings,
+                "mask": outcome(settings.mask),
+                "pretrain": outcome(settings.pretrain),
+                "trainer": trainer,
+            },
+            [corpus],
+        )
+        stages.append(pretrain)
+        inputs.append(pretrain)
+    finetune = _key(
+        "finetune",
+        {
+            "donor": donor_settings,  # a host's size left null is the donor's
+            "host": host_settings,
+            "transfer": outcome(settings.transfer),
+            "finetune": outcome(settings.finetune),
+            "trainer": trainer,
+        },
+        inputs,
+    )
+    evaluate = _key("evaluate", {"evaluate": outcome(settings.evaluate)}, [corpus, finetune])
+    return [*stages, finetune, evaluate]
+
+
+def _key(stage: str, settings: dict[str, Any], inputs: Sequence[StageKey]) -> StageKey:
+    return StageKey(stage, VERSIONS[stage], settings, {item.stage: item.key for item in inputs})
+
+
+def _without_checkpoint(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in ("checkpoint", "revision")}
+
+
+def plan(jobs: Sequence[Job]) -> list[list[PlannedStage]]:
+    """What each job of a sweep would do, given what earlier jobs of it will have made."""
+    fingerprints = Fingerprints()
+    planned: list[list[PlannedStage]] = []
+    made: set[str] = set()
+    for job in jobs:
+        store = Store(Path(job.settings.store.dir))
+        stages: list[PlannedStage] = []
+        for key in stage_keys(job.settings, fingerprints):
+            state: State
+            if store.holds(key):
+                state = "reuse"
+            elif key.key in made:
+                state = "waiting"  # an earlier job of this sweep makes it
+            else:
+                state = "resume" if store.started(key) else "run"
+                made.add(key.key)
+            stages.append(PlannedStage(key, state))
+        planned.append(stages)
+    return planned
+
+
+def check_inputs(jobs: Sequence[Job]) -> None:
+    """What the schema cannot see: whether files, columns, checkpoints and shapes are there and fit together.
+
+    Raises:
+        SettingsError: with every mistake found, each once.
+    """
+    problems: dict[Problem, None] = {}
+    seen: set[str] = set()
+
+    def once(name: str) -> bool:
+        new = name not in seen
+        seen.add(name)
+        return new
+
+    for job in jobs:
+        settings = job.settings
+        if once("data" + json.dumps(outcome(settings.data), sort_keys=True)):
+            problems.update(dict.fromkeys(check_source(settings.data, "data")))
+        if once("pair" + json.dumps([outcome(settings.model), outcome(settings.transfer)], sort_keys=True)):
+            problems.update(dict.fromkeys(_check_pair(settings)))
+        if once("store" + settings.store.dir):
+            problems.update(dict.fromkeys(_check_folder("store.dir", settings.store.dir)))
+    if problems:
+        raise SettingsError(list(problems))
+
+
+def _check_pair(settings: Settings) -> list[Problem]:
+    from graftlm.models.checkpoint import check_checkpoint, read_config
+    from graftlm.transfer.strategy import check_compatible
+
+    model = settings.model
+    problems: list[Problem] = []
+    configs: dict[str, dict[str, Any] | None] = {}
+    for role, kind, part in (("donor", "xlm-roberta", model.donor), ("host", "mbart", model.host)):
+        configs[role] = None
+        if part.checkpoint is None:
+            continue
+        try:
+            configs[role] = read_config(part.checkpoint, part.revision, f"model.{role}.checkpoint")
+            problems += check_checkpoint(part.checkpoint, configs[role], kind, f"model.{role}.checkpoint")
+        except CheckpointError as error:
+            problems += error.problems
+    if not problems:
+        problems += check_compatible(model, settings.transfer, configs["donor"], configs["host"])
+    return problems
+
+
+def _check_folder(path: str, folder: str) -> list[Problem]:
+    """A folder that cannot be made or written is found before anything is trained."""
+    import os
+
+    place = Path(folder).expanduser().absolute()
+    if place.exists() and not place.is_dir():
+        return [Problem(path, folder, "is a file, not a folder", "name another folder")]
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        return [Problem(path, folder, "cannot be written", "name another folder")]
+    return []

@@ -1,0 +1,310 @@
+"""Reading what jobs left: job.json records below any folders, the artifacts they point to, grouped into arms.
+
+Nothing here is fatal but finding no record at all: a record that cannot be read becomes a warning, a failed job is
+listed with its error. An arm is what varies between the jobs apart from seeds; the baseline depends on neither donor
+nor mask, so its jobs that share a fine-tuning artifact are one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import typing
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graftlm.errors import ReportError
+from graftlm.report.records import Artifacts, Run, read_run
+
+# choices that say where a job ran or what wrote it down, not what it is
+_IDLE_CHOICES = {"logger", "launch", "sweep", "debug", "experiment", "trainer"}
+_SEEDS = ("pretrain.seed", "finetune.seed")
+_DONOR_SIDE = ("pretrain.", "mask.")
+_ARM_SIDE = (*_DONOR_SIDE, "transfer.")
+
+
+@dataclass
+class Job:
+    """One job.json."""
+
+    path: Path
+    record: dict[str, Any]
+    flat: dict[str, Any]
+
+    @property
+    def choices(self) -> dict[str, str]:
+        return {str(key): str(value) for key, value in (self.record.get("choices") or {}).items()}
+
+    @property
+    def transfer(self) -> str:
+        return self.choices.get("transfer") or str(self.flat.get("transfer.name", "?"))
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.transfer == str(self.flat.get("report.baseline", "none"))
+
+    def seed(self, stage: str) -> int:
+        value = (self.record.get("seeds") or {}).get(stage, self.flat.get(f"{stage}.seed", 0))
+        return int(value) if isinstance(value, int | float) else 0
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting that can change the outcome, apart from seeds (and, for the baseline, the donor's side)."""
+        skipped = _DONOR_SIDE if self.is_baseline else ()
+        return {
+            key: value
+            for key, value in self.flat.items()
+            if key not in _SEEDS and not _is_idle(key) and not key.startswith(skipped or "\0")
+        }
+
+    def context(self) -> dict[str, Any]:
+        """What a fair comparison holds equal: data, model, schedule and decoding."""
+        return {key: value for key, value in self.identity().items() if not key.startswith(_ARM_SIDE)}
+
+
+@dataclass
+class Arm:
+    """The runs of one choice under comparison."""
+
+    name: str
+    transfer: str
+    is_baseline: bool
+    control: bool
+    identity: dict[str, Any]
+    context: dict[str, Any]
+    runs: list[Run] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Collection:
+    """All that a report is made of."""
+
+    arms: list[Arm]
+    failed: list[dict[str, Any]]
+    warnings: list[str]
+    confidence: float
+    resamples: int
+    samples: int
+    jobs: int
+
+    @property
+    def baselines(self) -> list[Arm]:
+        return [arm for arm in self.arms if arm.is_baseline]
+
+    @property
+    def varying(self) -> list[str]:
+        """The settings that differ between arms. A setting of the donor's side says nothing about a baseline."""
+        keys = sorted({key for arm in self.arms for key in arm.identity})
+        seen = {
+            key: {_plain(arm.identity.get(key)) for arm in self.arms if not (arm.is_baseline and key.startswith(_DONOR_SIDE))}
+            for key in keys
+        }
+        return [key for key in keys if len(seen[key]) > 1]
+
+
+def collect(dirs: Sequence[Path]) -> Collection:
+    """Reads every job below `dirs`.
+
+    Raises:
+        ReportError: no folder, or no readable job.json below it.
+    """
+    warnings: list[str] = []
+    jobs = [job for path in _find(dirs) if (job := _read_job(path, warnings))]
+    if not jobs:
+        raise ReportError.at(
+            "report",
+            " ".join(map(str, dirs)),
+            "holds no readable job.json" + (f" ({warnings[0]})" if warnings else ""),
+            "name a folder that `graftlm run` or `graftlm run -m` wrote",
+        )
+    done = [job for job in jobs if job.record.get("status") == "done"]
+    failed = [
+        {
+            "job": str(job.path.parent),
+            "arm": job.transfer,
+            "finetune_seed": job.seed("finetune"),
+            "pretrain_seed": job.seed("pretrain"),
+            "error": str(job.record.get("error") or "no error was recorded: it may have been killed"),
+            "command": str(job.record.get("command", "")),
+        }
+        for job in jobs
+        if job.record.get("status") != "done"
+    ]
+    settings = jobs[-1].flat
+    return Collection(
+        arms=_arms(done, warnings),
+        failed=failed,
+        warnings=warnings,
+        confidence=_number(settings.get("report.confidence"), 0.95),
+        resamples=int(_number(settings.get("report.resamples"), 2000)),
+        samples=int(_number(settings.get("report.samples"), 20)),
+        jobs=len(jobs),
+    )
+
+
+def _arms(jobs: Sequence[Job], warnings: list[str]) -> list[Arm]:
+    grouped: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        grouped[_plain([job.transfer, job.identity()])].append(job)
+    names = _names([group[0] for group in grouped.values()])
+    artifacts = Artifacts(warnings)
+    arms: list[Arm] = []
+    for name, group in zip(names, grouped.values(), strict=True):
+        first = group[0]
+        arm = Arm(name, first.transfer, first.is_baseline, False, first.identity(), first.context(), choices=first.choices)
+        seen: dict[tuple[int, int], str] = {}
+        for job in group:
+            run = read_run(job.path, job.record, artifacts)
+            if run is None:
+                continue
+            run.finetune_seed = job.seed("finetune")
+            run.pretrain_seed = None if arm.is_baseline else job.seed("pretrain")
+            place = (run.finetune_seed, run.pretrain_seed or 0)
+            if place in seen:
+                if seen[place] != run.key:
+                    warnings.append(
+                        f"{name}: finetune seed {place[0]} was trained twice with other records of the same settings "
+                        f"({seen[place][:12]}, {run.key[:12]}); the first is used"
+                    )
+                continue
+            seen[place] = run.key
+            arm.runs.append(run)
+        if not arm.runs:
+            continue
+        arm.runs.sort(key=lambda run: (run.finetune_seed, run.pretrain_seed or 0))
+        arm.control = bool((arm.runs[0].transfer or {}).get("control", first.flat.get("transfer.control", False)))
+        arms.append(arm)
+    return sorted(arms, key=lambda arm: (not arm.is_baseline, arm.control))
+
+
+def _names(jobs: Sequence[Job]) -> list[str]:
+    """Short labels that tell the arms apart: the strategy, then the choices and settings that vary."""
+    choices = [job.choices for job in jobs]
+    groups = [
+        key
+        for key in dict.fromkeys(key for item in choices for key in item)
+        if key != "transfer" and key not in _IDLE_CHOICES and not key.startswith("hydra")
+    ]
+    donors = [job for job in jobs if not job.is_baseline]
+
+    def varies(key: str) -> bool:
+        among = donors if key in ("mask", "pretrain") else jobs
+        return len({job.choices.get(key) for job in among}) > 1
+
+    told = [key for key in groups if varies(key)]
+    labels = [
+        [job.transfer, *(job.choices.get(key, "") for key in told if not (job.is_baseline and key == "mask"))] for job in jobs
+    ]
+    overridden = [key for key in _overridden(jobs) if len({_plain(job.flat.get(key)) for job in jobs}) > 1]
+    for key in overridden:
+        for job, label in zip(jobs, labels, strict=True):
+            if not (job.is_baseline and key.startswith(_ARM_SIDE)) and key in job.flat:
+                label.append(f"{_short(key)}={_text(job.flat[key])}")
+    joined = [" · ".join(filter(None, label)) for label in labels]
+    # two arms of one label differ by a setting that no override names: name it
+    for label, count in Counter(joined).items():
+        if count > 1:
+            same = [index for index, other in enumerate(joined) if other == label]
+            identities = [jobs[index].identity() for index in same]
+            keys = sorted({key for item in identities for key in item})
+            apart = [key for key in keys if len({_plain(item.get(key)) for item in identities}) > 1]
+            for number, index in enumerate(same):
+                said = [f"{_short(key)}={_text(jobs[index].flat.get(key))}" for key in apart[:2]]
+                joined[index] = " · ".join([label, *(said or [f"#{number + 1}"])])
+    while any(count > 1 for count in Counter(joined).values()):
+        joined = [f"{label} #{number + 1}" if joined.count(label) > 1 else label for number, label in enumerate(joined)]
+    return joined
+
+
+def _overridden(jobs: Sequence[Job]) -> list[str]:
+    """The dotted settings that any job overrides, in order, without seeds and what cannot change a result."""
+    keys: dict[str, None] = {}
+    for job in jobs:
+        for text in job.record.get("overrides") or []:
+            key = str(text).split("=", 1)[0].lstrip("+~")
+            if "." in key and key not in _SEEDS and not _is_idle(key) and not key.startswith("hydra."):
+                keys[key] = None
+    return list(keys)
+
+
+def _find(dirs: Sequence[Path]) -> list[Path]:
+    found: dict[Path, None] = {}
+    for start in dirs:
+        if not Path(start).exists():
+            raise ReportError.at("report", start, "is no folder", "name a folder that a job or a sweep wrote")
+        for folder, inner, files in os.walk(start):
+            if "artifact.json" in files:
+                inner.clear()  # a stage's artifact holds models, not jobs
+                continue
+            inner.sort(key=lambda name: (len(name), name) if name.isdigit() else (99, name))
+            if "job.json" in files:
+                found[(Path(folder) / "job.json").resolve()] = None
+    return list(found)
+
+
+def _read_job(path: Path, warnings: list[str]) -> Job | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        warnings.append(f"{path}: cannot be read ({error})")
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+        warnings.append(f"{path}: is no record of a job (it has no settings)")
+        return None
+    return Job(path, record, flatten(record["settings"]))
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted names of the leaves; a list is a leaf."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _is_idle(key: str) -> bool:
+    return any(key == path or key.startswith(path + ".") for path in _idle_paths()) or key.endswith(".name")
+
+
+@functools.cache
+def _idle_paths() -> frozenset[str]:
+    """The settings that the schema declares unable to change an outcome."""
+    from graftlm.schema import Settings
+
+    paths: set[str] = set()
+
+    def walk(kind: Any, prefix: str) -> None:
+        hints = typing.get_type_hints(kind)
+        for item in dataclasses.fields(kind):
+            where = f"{prefix}.{item.name}" if prefix else item.name
+            if not item.metadata.get("outcome", True):
+                paths.add(where)
+            elif dataclasses.is_dataclass(hints[item.name]):
+                walk(hints[item.name], where)
+
+    walk(Settings, "")
+    return frozenset(paths)
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _text(value: Any) -> str:
+    shown = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else _plain(value)
+    return shown if len(shown) <= 40 else shown[:37] + "..."
+
+
+def _short(key: str) -> str:
+    return key.split(".", 1)[1] if key.startswith("transfer.") else key
+
+
+def _number(value: Any, default: float) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default

@@ -1,0 +1,165 @@
+"""One run's artifacts as arrays and plain values. What cannot be read is said in a warning and left out."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass
+class Run:
+    """What one job measured.
+
+    `curve` holds arrays of one length, of the validations with a finite loss: step, examples, tokens, seconds, and
+    the `val/...` names without their prefix (nan where a value is absent).
+    """
+
+    key: str
+    curve: dict[str, NDArray[np.float64]]
+    scores: dict[str, Any]
+    examples: list[dict[str, Any]]
+    cost: dict[str, float]
+    donor_cost: dict[str, float]
+    transfer: dict[str, Any] | None
+    command: str
+    job: str
+    finetune_seed: int = 0
+    pretrain_seed: int | None = None
+    diverged: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Artifacts:
+    """Reads the files of artifacts, each once, however many jobs point to it."""
+
+    def __init__(self, warnings: list[str]):
+        self.warnings = warnings
+        self._read: dict[Path, Any] = {}
+
+    def mapping(self, path: Path, needed: bool = True) -> dict[str, Any]:
+        """The object in a JSON file; an empty one after a warning."""
+        if path not in self._read:
+            self._read[path] = {}
+            try:
+                value = json.loads(path.read_text(encoding="utf-8"))
+                if not isinstance(value, dict):
+                    raise ValueError("it holds no object")
+                self._read[path] = value
+            except (OSError, ValueError) as error:
+                if needed or path.exists():
+                    self.warnings.append(f"{path}: cannot be read ({_why(error)})")
+        found: dict[str, Any] = self._read[path]
+        return found
+
+    def lines(self, path: Path, needed: bool = True) -> list[dict[str, Any]]:
+        """The objects of a JSON Lines file; lines that are none are counted in one warning."""
+        if path in self._read:
+            kept: list[dict[str, Any]] = self._read[path]
+            return kept
+        rows: list[dict[str, Any]] = []
+        damaged = 0
+        try:
+            # not splitlines(): a text may hold U+2028, which JSON leaves as it is
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+                if line.strip():
+                    try:
+                        row = json.loads(line)
+                    except ValueError:
+                        row = None
+                    if isinstance(row, dict):
+                        rows.append(row)
+                    else:
+                        damaged += 1
+        except OSError as error:
+            if needed:
+                self.warnings.append(f"{path}: cannot be read ({_why(error)})")
+        if damaged:
+            self.warnings.append(f"{path}: {damaged} damaged line(s) left out")
+        self._read[path] = rows
+        return rows
+
+
+def read_run(path: Path, record: dict[str, Any], artifacts: Artifacts) -> Run | None:
+    """The run of the job.json at `path`, or None (with a warning) where it has no learning curve."""
+    stages: dict[str, dict[str, Any]] = {
+        str(stage.get("stage")): stage for stage in record.get("stages") or [] if isinstance(stage, dict)
+    }
+    finetune = _folder(path, stages.get("finetune"))
+    if finetune is None:
+        artifacts.warnings.append(f"{path}: names no fine-tuning artifact; left out")
+        return None
+    curve, diverged = _curve(artifacts.lines(finetune / "metrics.jsonl"))
+    if len(curve["step"]) == 0:
+        artifacts.warnings.append(f"{finetune / 'metrics.jsonl'}: holds no val/loss; the run is left out")
+        return None
+    if diverged:
+        artifacts.warnings.append(f"{finetune / 'metrics.jsonl'}: val/loss was not a number in {diverged} place(s)")
+    evaluate = _folder(path, stages.get("evaluate"))
+    pretrain = _folder(path, stages.get("pretrain"))
+    transfer = artifacts.mapping(finetune / "transfer.json", needed=False)
+    return Run(
+        key=str((stages.get("finetune") or {}).get("key") or finetune),
+        curve=curve,
+        scores=artifacts.mapping(evaluate / "scores.json") if evaluate else {},
+        examples=artifacts.lines(evaluate / "examples.jsonl") if evaluate else [],
+        cost=_numbers(artifacts.mapping(finetune / "cost.json", needed=False)),
+        donor_cost=_numbers(artifacts.mapping(pretrain / "cost.json", needed=False)) if pretrain else {},
+        transfer=transfer or None,
+        command=str(record.get("command", "")),
+        job=str(path.parent),
+        diverged=bool(diverged),
+    )
+
+
+def _curve(rows: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.float64]], int]:
+    by_step: dict[float, dict[str, Any]] = {}
+    diverged = 0
+    for row in rows:
+        if "val/loss" not in row:
+            continue
+        step = number(row.get("step"))
+        if step is None or number(row["val/loss"]) is None:
+            diverged += 1
+            continue
+        by_step[step] = row  # a resumed run may have written a step twice: the last one stands
+    ordered = [by_step[step] for step in sorted(by_step)]
+    names = {name for row in ordered for name in row if name.startswith("val/")}
+    curve = {
+        name: np.array([_or_nan(row.get(name)) for row in ordered], dtype=np.float64)
+        for name in ("step", "examples", "tokens", "seconds")
+    }
+    for name in names:
+        curve[name.removeprefix("val/")] = np.array([_or_nan(row.get(name)) for row in ordered], dtype=np.float64)
+    return curve, diverged
+
+
+def _folder(path: Path, stage: dict[str, Any] | None) -> Path | None:
+    if not stage or not isinstance(stage.get("path"), str):
+        return None
+    return (path.parent / stage["path"]).resolve()
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _or_nan(value: Any) -> float:
+    found = number(value)
+    return math.nan if found is None else found
+
+
+def _numbers(mapping: dict[str, Any]) -> dict[str, float]:
+    return {key: found for key, value in mapping.items() if (found := number(value)) is not None}
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,0 +1,180 @@
+"""The verdict in one sentence, and the caveats that are true of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graftlm.report.collect import Collection
+from graftlm.report.compare import ArmReport
+from graftlm.report.statistics import Difference
+
+
+def share(mean: dict[str, float | None], name: str) -> str:
+    """A share of the baseline's steps or compute as text: `0.41`, `> 1.0` where censored, `–` where unknown."""
+    value, above = mean.get(name), mean.get(f"{name}_above")
+    if value is not None:
+        return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+    if above is not None and above < float("inf"):
+        return f"> {above:.1f}"
+    return "–"
+
+
+def interval(difference: Difference, digits: int = 3) -> str:
+    """`−0.210 [−0.270, −0.150]`."""
+    text = signed(difference.mean, digits)
+    if difference.low is None or difference.high is None:
+        return text
+    return f"{text} [{signed(difference.low, digits)}, {signed(difference.high, digits)}]"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A number with its sign, a true minus."""
+    rounded = round(value, digits)
+    text = f"{abs(rounded):.{digits}f}"
+    return f"−{text}" if rounded < 0 else f"+{text}" if rounded > 0 else text
+
+
+def verdict(arms: Sequence[ArmReport], confidence: float) -> str:
+    """One plain sentence (at most two) that a person can repeat."""
+    candidates = [arm for arm in arms if not arm.is_baseline and not arm.control] or [
+        arm for arm in arms if not arm.is_baseline
+    ]
+    compared = [arm for arm in candidates if "auc" in arm.difference]
+    if not arms:
+        return "No run finished: there is nothing to compare."
+    if not any(arm.is_baseline for arm in arms):
+        return "No baseline among these runs: whether a graft helps cannot be said."
+    if not candidates:
+        return "Only the baseline was run: there is no arm to compare it with."
+    if not compared:
+        return "No arm shares a fine-tuning seed with the baseline: nothing can be compared."
+    ranked = sorted(compared, key=lambda arm: (_RANK[arm.word], arm.difference["auc"].mean))
+    best = ranked[0]
+    against = f"the baseline ({best.compared_to})"
+    difference = best.difference["auc"]
+    more = _others(ranked)
+    if best.word == "better":
+        gain = f"{abs(difference.mean):.3f} nats a token lower along training{_between(difference, confidence)}"
+        return f"{best.name} is better than {against}: its validation loss was {gain}{_speed(best)}.{more}"
+    if best.word == "worse":
+        which = f"{best.name} is" if len(ranked) == 1 else "No arm is better: all are"
+        gain = f"{abs(difference.mean):.3f} nats a token higher along training{_between(difference, confidence)}"
+        nearest = "its validation loss was" if len(ranked) == 1 else f"even {best.name}'s validation loss was"
+        return f"{which} worse than {against}; {nearest} {gain}."
+    best = min((arm for arm in ranked if arm.word == "cannot tell"), key=lambda arm: arm.difference["auc"].mean)
+    difference = best.difference["auc"]
+    seeds = f"{difference.n} seed" + ("" if difference.n == 1 else "s")
+    direction = "lower" if difference.mean < 0 else "higher"
+    who = best.name if len(ranked) == 1 else f"any of {len(ranked)} arms" if all(
+        arm.word == "cannot tell" for arm in ranked
+    ) else best.name
+    needed = f"; roughly {best.seeds_needed} seeds would be needed" if best.seeds_needed and best.seeds_needed < 1000 else ""
+    closest = "Its" if len(ranked) == 1 else f"{best.name} comes first: its"
+    return (
+        f"With {seeds} one cannot tell whether {who} is better than {against}. {closest} validation loss was "
+        f"{abs(difference.mean):.3f} nats a token {direction} along training{_between(difference, confidence)}{needed}."
+    )
+
+
+_RANK = {"better": 0, "cannot tell": 1, "worse": 2}
+
+
+def _between(difference: Difference, confidence: float) -> str:
+    seeds = f"{difference.n} paired seed" + ("" if difference.n == 1 else "s")
+    if difference.low is None or difference.high is None:
+        return f" ({seeds}, no interval)"
+    low, high = difference.low, difference.high
+    if low > 0 or high < 0:  # one direction: sizes are easier to say than signs
+        low, high = sorted((abs(low), abs(high)))
+        return f" ({confidence:.0%} interval {low:.3f} to {high:.3f}, {seeds})"
+    return f" ({confidence:.0%} interval of the difference {signed(low)} to {signed(high)}, {seeds})"
+
+
+def _speed(arm: ArmReport) -> str:
+    steps = arm.mean.get("steps_share")
+    if steps is None:
+        return ", though it did not reach the baseline's best loss" if arm.mean.get("steps_share_above") else ""
+    text = f", and it reached the baseline's best loss in {steps:.0%} of the steps"
+    compute = arm.mean.get("compute_share")
+    if compute is None:
+        return text
+    return f"{text} ({compute:.0%} of the compute once the donor's training is charged)"
+
+
+def _others(ranked: Sequence[ArmReport]) -> str:
+    if len(ranked) == 1:
+        return ""
+    counts = {word: sum(1 for arm in ranked if arm.word == word) for word in _RANK}
+    parts = [
+        f"{counts['better']} better" if counts["better"] else "",
+        f"{counts['cannot tell']} that cannot be told" if counts["cannot tell"] else "",
+        f"{counts['worse']} worse" if counts["worse"] else "",
+    ]
+    return f" Of {len(ranked)} arms: {', '.join(filter(None, parts))}."
+
+
+def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
+    """What a reader of the verdict must know, each only where it is true."""
+    said: list[str] = []
+    candidates = [arm for arm in arms if not arm.is_baseline and not arm.control and "auc" in arm.difference]
+    better = [arm for arm in candidates if arm.word == "better"]
+    fewest = min((arm.difference["auc"].n for arm in candidates), default=None)
+    if fewest is not None and fewest < 3:
+        seeds = f"{fewest} paired seed" + ("" if fewest == 1 else "s")
+        said.append(f"{seeds} cannot support a claim beyond these very runs, whatever the size of the difference.")
+    leaning = [arm for arm in candidates if arm.basis == "t-test only"]
+    if leaning:
+        said.append(
+            f"{_list(leaning)}: rests on a t-test, which takes the differences between seeds to be roughly normal; "
+            "an exact test needs more seeds before it can speak for this many arms."
+        )
+    for arm in better:
+        test = arm.difference.get("test_loss")
+        if test is not None and test.low is not None and test.high is not None and test.high >= 0:
+            told = "is worse" if test.low > 0 else "cannot be told apart from the baseline's"
+            said.append(
+                f"{arm.name}: the gain is along the way; its final test loss {told} ({interval(test)})."
+            )
+        compute = arm.mean.get("compute_share")
+        if compute is not None and compute > 1 and (arm.mean.get("steps_share") or 2) < 1:
+            said.append(
+                f"{arm.name}: fewer steps, but more compute than the baseline once the donor's training is charged "
+                f"to it alone ({compute:.2f} times); a donor that is used again is cheaper."
+            )
+    controls = [arm for arm in arms if arm.control and arm.word == "better"]
+    if controls and better:
+        said.append(
+            f"The control {_list(controls)} is better than the baseline as well: that part of the gain does not come "
+            "from what the control was made to destroy."
+        )
+    if any(arm.control for arm in arms) is False and candidates:
+        said.append("No control was run (a name copy, shuffled weights): what the gain comes from is not tested.")
+    one_donor = [
+        arm
+        for arm in candidates
+        if len(arm.seeds) > 1
+        and any(item.get("donor_flops") for item in arm.seeds)
+        and len({item["pretrain_seed"] for item in arm.seeds}) == 1
+    ]
+    if one_donor:
+        said.append(
+            f"{_list(one_donor)}: all seeds share one donor (one pretrain.seed); the interval does not cover how far "
+            "another donor would have differed."
+        )
+    unread = [arm for arm in arms if not arm.control and arm.seeds and (arm.mean.get("gap") or 1) < 0.02]
+    if unread:
+        said.append(
+            f"{_list(unread)}: the loss hardly rises when sources are shuffled (gap below 0.02): the model barely reads "
+            "its source, so its scores say little about the encoder."
+        )
+    if any(arm.differs for arm in arms):
+        said.append("Some arms differ from their baseline in more than the graft; see the warnings.")
+    if collection.failed:
+        count = len(collection.failed)
+        said.append(f"{count} job{'' if count == 1 else 's'} failed and {'is' if count == 1 else 'are'} not in the figures.")
+    return said
+
+
+def _list(arms: Sequence[ArmReport]) -> str:
+    names = [arm.name for arm in arms]
+    return ", ".join(names) if len(names) <= 4 else ", ".join(names[:3]) + f" and {len(names) - 3} more"

@@ -1,0 +1,239 @@
+"""What both training stages share: the Lightning trainer, its callbacks, resuming, and the account of the cost."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from graftlm.console import Advance, Progress
+from graftlm.errors import SettingsError
+from graftlm.jobs import StageContext
+from graftlm.schema import OptimSettings, TrainerSettings
+from graftlm.store import SCRATCH, write_json
+from graftlm.tracking import Tracker
+
+
+class MetricsLogger(Logger):
+    """Lightning's metrics, numbered by optimiser steps done, handed to the tracker with what was seen so far."""
+
+    def __init__(self, tracker: Tracker, module: Any, clock: Clock):
+        super().__init__()
+        self._tracker = tracker
+        self._module = module
+        self._clock = clock
+
+    @property
+    def name(self) -> str:
+        return "graftlm"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        if values:
+            counters = {
+                "examples": int(self._module.examples_seen),
+                "tokens": int(self._module.tokens_seen),
+                "seconds": round(self._clock.seconds, 3),
+            }
+            self._tracker.log(values, self._module.trainer.global_step, counters)
+
+
+class Clock(Callback):
+    """Seconds of training, earlier attempts at the same stage included."""
+
+    def __init__(self) -> None:
+        self.earlier = 0.0
+        self._begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier + time.monotonic() - self._begun
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begun = time.monotonic()
+
+
+class ValidateFirst(Callback):
+    """Validation before the first step: the learning curve begins where the graft left the model."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step == 0:
+            # the same four lines with which Lightning validates between training batches
+            connector = trainer._logger_connector
+            first = connector._first_loop_iter
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+            connector._first_loop_iter = first
+            pl_module.train()
+
+
+class ShowProgress(Callback):
+    """Steps done, on the progress display that all stages share."""
+
+    def __init__(self, progress: Progress, label: str):
+        self._progress = progress
+        self._label = label
+        self._task: Any = None
+        self._advance: Advance = lambda units: None
+        self._seen = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._task = self._progress.task(self._label, trainer.max_steps)
+        self._advance = self._task.__enter__()
+        self._seen = 0
+        self._count(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._count(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._task is not None:
+            self._task.__exit__(None, None, None)
+            self._task = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+    def _count(self, trainer: pl.Trainer) -> None:
+        self._advance(trainer.global_step - self._seen)
+        self._seen = trainer.global_step
+
+
+def fit(
+    context: StageContext,
+    module: Any,
+    data: pl.LightningDataModule,
+    optim: OptimSettings,
+    tracker: Tracker,
+    label: str,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
+    """Train for `optim.max_steps`, from the last checkpoint where an earlier attempt left one; returns the cost.
+
+    Raises:
+        SettingsError: the trainer's device is not there.
+        TrainingError: the loss is not a number.
+    """
+    trainer_settings = context.settings.trainer
+    scratch = context.work / SCRATCH
+    checkpoint = scratch / "last.ckpt"
+    clock = Clock()
+    saver = ModelCheckpoint(
+        dirpath=scratch,
+        filename="last",
+        every_n_train_steps=optim.checkpoint_interval,
+        save_top_k=1,
+        enable_version_counter=False,
+    )
+    resumed = checkpoint.is_file()
+    step = int(torch.load(checkpoint, weights_only=True, mmap=True)["global_step"]) if resumed else 0
+    clock.earlier = tracker.rewind(step if resumed else -1)
+    if resumed:
+        context.progress.say(f"{label}: going on from step {step}")
+    trainer = make_trainer(
+        trainer_settings,
+        max_steps=optim.max_steps,
+        gradient_clip_val=optim.grad_clip or None,
+        val_check_interval=min(optim.val_interval, optim.max_steps) * trainer_settings.accumulate,
+        check_val_every_n_epoch=None,
+        logger=MetricsLogger(tracker, module, clock),
+        log_every_n_steps=min(10, optim.val_interval),
+        # the display before the saver: the saver may be interrupted, and the display must be closed then, too
+        callbacks=[*callbacks, clock, ValidateFirst(), ShowProgress(context.progress, label), saver],
+    )
+    with quiet():
+        trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resumed else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    parameters = sum(parameter.numel() for parameter in module.model.parameters())
+    return {
+        "seconds": round(clock.seconds, 3),
+        "steps": trainer.global_step,
+        "examples": int(module.examples_seen),
+        "tokens": int(module.tokens_seen),
+        # forward and backward: 6 operations a parameter and token (Kaplan 2020), embeddings left out
+        "flops": 6 * _body_parameters(module.model) * int(module.tokens_seen),
+        "parameters": parameters,
+    }
+
+
+def make_trainer(settings: TrainerSettings, **options: Any) -> pl.Trainer:
+    """A Lightning trainer on the devices that are set.
+
+    Raises:
+        SettingsError: they are not there.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    try:
+        return pl.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            strategy=settings.strategy,
+            precision=settings.precision,  # type: ignore[arg-type]
+            accumulate_grad_batches=settings.accumulate,
+            detect_anomaly=settings.detect_anomaly,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            **options,
+        )
+    except (RuntimeError, ValueError, TypeError) as error:
+        # Lightning's own words name the device; MisconfigurationException is a RuntimeError's sibling
+        raise _device_error(settings, error) from error
+    except pl.utilities.exceptions.MisconfigurationException as error:
+        raise _device_error(settings, error) from error
+
+
+def _device_error(settings: TrainerSettings, error: Exception) -> SettingsError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    error_ = SettingsError.at("trainer.accelerator", settings.accelerator, reason, "take trainer=cpu or trainer=auto")
+    assert isinstance(error_, SettingsError)
+    return error_
+
+
+def write_cost(folder: Path, cost: Mapping[str, Any]) -> None:
+    """`cost.json`: what the stage took."""
+    write_json(folder / "cost.json", dict(cost))
+
+
+def _body_parameters(model: Any) -> int:
+    """Parameters that every token passes: all but the embedding tables (the output projection is one of them)."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
+
+
+class quiet:
+    """Lightning's hints and notices kept off the terminal; warnings of ours are printed by ours."""
+
+    def __enter__(self) -> None:
+        self._filters = warnings.catch_warnings()
+        self._filters.__enter__()
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
+        self._levels = {
+            name: logging.getLogger(name).level for name in ("pytorch_lightning", "lightning_fabric", "lightning")
+        }
+        for name in self._levels:
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+    def __exit__(self, *exception: Any) -> None:
+        self._filters.__exit__(*exception)
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)

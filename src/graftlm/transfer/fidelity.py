@@ -1,0 +1,190 @@
+"""How alike the encoder states of host and donor are, on text that no step has seen.
+
+Both read the same tokens: the donor `<s> X </s>`, the host the same ids mapped by token string, so that positions
+match. Layer i compares what layer i reads: the donor's hidden state i against the output of the host's LayerNorm in
+front of layer i (its residual stream itself has no counterpart in a post-LN model); the last one is the encoder's output.
+
+- linear CKA (Kornblith 2019): invariant to rotation and scale, 1 = alike;
+- cosine: mean over tokens, needs the same basis;
+- relative error: ‖H - D‖ / ‖D‖ (Frobenius).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from graftlm.transfer.vocabulary import Vocabulary
+
+Figures = dict[str, float | None]
+Batch = tuple["NDArray[np.int64]", "NDArray[np.bool_]"]
+
+
+def framed(texts: Sequence[NDArray[Any]], vocabulary: Vocabulary, longest: int) -> list[NDArray[np.int64]]:
+    """`<s> X </s>` in donor ids, X cut so that the whole has at most `longest` tokens; empty texts are left out."""
+    bos, eos = vocabulary.roles["bos"][0], vocabulary.roles["eos"][0]
+    rows = []
+    for text in texts:
+        ids = np.asarray(text, dtype=np.int64)[: max(longest - 2, 0)]
+        if len(ids):
+            rows.append(np.concatenate([[bos], ids, [eos]]).astype(np.int64))
+    return rows
+
+
+def batches(rows: Sequence[NDArray[np.int64]], pad: int, tokens: int = 4096) -> Iterator[Batch]:
+    """Rows grouped by length into padded batches of at most `tokens` cells: ids [B, T] and the mask of real tokens."""
+    order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
+    group: list[int] = []
+    for index in order:
+        if group and (len(group) + 1) * len(rows[index]) > tokens:
+            yield _padded([rows[i] for i in group], pad)
+            group = []
+        group.append(index)
+    if group:
+        yield _padded([rows[i] for i in group], pad)
+
+
+def _padded(rows: list[NDArray[np.int64]], pad: int) -> Batch:
+    width = max(len(row) for row in rows)
+    ids = np.full((len(rows), width), pad, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.bool_)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+        mask[index, : len(row)] = True
+    return ids, mask
+
+
+class Comparison:
+    """Sums over tokens from which the figures follow; two sets of states of shape [tokens, d]."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._started = False
+
+    def add(self, ours: Tensor, theirs: Tensor) -> None:
+        """Count one batch: host states and donor states, a row a token."""
+        import torch
+
+        a, b = ours.double(), theirs.double()
+        if not self._started:
+            # an offset near the mean, so that products of large common values do not eat the digits
+            self._oa, self._ob = a.mean(0), b.mean(0)
+            self._saa = torch.zeros(a.shape[1], a.shape[1], dtype=torch.float64)
+            self._sbb = torch.zeros(b.shape[1], b.shape[1], dtype=torch.float64)
+            self._sab = torch.zeros(a.shape[1], b.shape[1], dtype=torch.float64)
+            self._sa, self._sb = torch.zeros_like(self._oa), torch.zeros_like(self._ob)
+            self._cosine = self._difference = self._norm = 0.0
+            self._started = True
+        if a.shape == b.shape:
+            self._cosine += float(torch.nn.functional.cosine_similarity(a, b, dim=1).sum())
+            self._difference += float((a - b).square().sum())
+            self._norm += float(b.square().sum())
+        self.count += a.shape[0]
+        a, b = (a - self._oa).float(), (b - self._ob).float()
+        self._saa += a.T @ a
+        self._sbb += b.T @ b
+        self._sab += a.T @ b
+        self._sa += a.double().sum(0)
+        self._sb += b.double().sum(0)
+
+    def figures(self) -> Figures:
+        """CKA, cosine and relative error; null where one is not defined (other width, constant states)."""
+        import torch
+
+        if self.count < 2:
+            return {"cka": None, "cosine": None, "relative_error": None}
+        n = self.count
+        caa = self._saa - torch.outer(self._sa, self._sa) / n
+        cbb = self._sbb - torch.outer(self._sb, self._sb) / n
+        cab = self._sab - torch.outer(self._sa, self._sb) / n
+        scale = float(caa.norm() * cbb.norm())
+        same = caa.shape == cbb.shape
+        return {
+            "cka": _number(float(cab.norm()) ** 2 / scale) if scale > 0 else None,
+            "cosine": _number(self._cosine / n) if same else None,
+            "relative_error": _number((self._difference / self._norm) ** 0.5) if same and self._norm > 0 else None,
+        }
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def compare(
+    donor: Any, host: Any, vocabulary: Vocabulary, texts: Sequence[NDArray[Any]], longest: int = 256
+) -> dict[str, Any]:
+    """Figures of the last state and of each layer: {"texts", "tokens", "last": {...}, "layers": [{...}, ...]}.
+
+    `layers` has one entry for each layer's input and one for the output, or the output only where the two encoders
+    have different numbers of layers.
+    """
+    import torch
+
+    longest = min(longest, donor.config.max_position_embeddings - 2, host.config.max_position_embeddings)
+    rows = framed(texts, vocabulary, longest)
+    pad_host = vocabulary.roles["pad"][1]
+    encoder = host.model.encoder
+    same_depth = len(encoder.layers) == donor.config.num_hidden_layers
+    sums: dict[int, Comparison] = {}
+    with torch.no_grad(), evaluation(donor, host):
+        for ids, mask in batches(rows, vocabulary.roles["pad"][0]):
+            real = torch.from_numpy(mask)
+            attention = real.long()
+            device = next(donor.parameters()).device
+            theirs = donor.roberta(
+                input_ids=torch.from_numpy(ids).to(device),
+                attention_mask=attention.to(device),
+                output_hidden_states=True,
+            ).hidden_states
+            mapped = torch.from_numpy(np.where(mask, vocabulary.to_host(ids), pad_host))
+            device = next(host.parameters()).device
+            norms = [layer.self_attn_layer_norm for layer in encoder.layers] if same_depth else []
+            with outputs_of(norms) as inputs:
+                last = encoder(input_ids=mapped.to(device), attention_mask=attention.to(device)).last_hidden_state
+            ours = [*inputs, last] if same_depth else [last]
+            depth = len(theirs) - 1
+            for index, state in enumerate(ours):
+                layer = index if same_depth else depth
+                sums.setdefault(layer, Comparison()).add(state.cpu()[real], theirs[layer].cpu()[real])
+    layers = [{"layer": layer, **sums[layer].figures()} for layer in sorted(sums)]
+    figures = {name: value for name, value in layers[-1].items() if name != "layer"} if layers else Comparison().figures()
+    return {"texts": len(rows), "tokens": sum(map(len, rows)), "last": figures, "layers": layers}
+
+
+@contextmanager
+def evaluation(*models: nn.Module) -> Iterator[None]:
+    """Dropout off, and each module's own mode restored afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """A list that fills with the outputs of `modules` in one forward pass; the hooks are removed afterwards."""
+    found: list[Any] = [None] * len(modules)
+
+    def keeper(index: int) -> Callable[..., None]:
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found[index] = output
+
+        return keep
+
+    handles = [module.register_forward_hook(keeper(index)) for index, module in enumerate(modules)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

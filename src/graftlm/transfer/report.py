@@ -1,0 +1,192 @@
+"""The transfer report: each tensor of the host and of the donor accounted for, and how well the graft works."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from graftlm.errors import TransferError
+from graftlm.transfer.anatomy import DONOR_HEAD, aliases, tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VERSION = 1
+STATUSES = ("copied", "mapped", "calibrated", "kept", "initialised")
+Status = Literal["copied", "mapped", "calibrated", "kept", "initialised"]
+
+
+@dataclass
+class HostTensor:
+    """One tensor of the host. `copied`: value for value; `mapped`: rows or values rearranged or rescaled in closed form;
+
+    `calibrated`: fitted on text; `kept`: of the host's checkpoint; `initialised`: at random, by the host's own rule.
+    """
+
+    name: str
+    shape: list[int]
+    status: str
+    source: str | None = None
+    step: str | None = None
+    note: str = ""
+
+
+@dataclass
+class DonorTensor:
+    """One tensor of the donor: `used` or `unused`, and why."""
+
+    name: str
+    shape: list[int]
+    status: str = "unused"
+    note: str = ""
+
+
+class Ledger:
+    """Who wrote what. Tied tensors count once, under their first name."""
+
+    def __init__(self, donor: nn.Module | None, host: nn.Module, host_pretrained: bool):
+        untouched = "kept" if host_pretrained else "initialised"
+        self._host_names = aliases(host)
+        self._donor_names = aliases(donor) if donor is not None else {}
+        self.host = {
+            name: HostTensor(name, list(tensor.shape), untouched) for name, tensor in tensors(host).items()
+        }
+        self.donor = {
+            name: DonorTensor(name, list(tensor.shape)) for name, tensor in (tensors(donor) if donor else {}).items()
+        }
+        self.writer: dict[str, str] = {}
+
+    def host_name(self, name: str) -> str:
+        """The name under which a (possibly tied) host tensor is listed."""
+        return self._host_names[name]
+
+    def use(self, name: str) -> None:
+        """Note that a donor tensor went into the host."""
+        self.donor[self._donor_names[name]].status = "used"
+
+    def write(self, name: str, status: str, source: str | None, step: str, note: str = "") -> None:
+        """Note that a step wrote a host tensor; once for each tensor.
+
+        Raises:
+            TransferError: if another step did so before.
+        """
+        name = self._host_names[name]
+        if name in self.writer:
+            raise TransferError.at(
+                step, name, f"was already written by {self.writer[name]}", "leave one of the two steps out"
+            )
+        if status not in STATUSES:
+            raise ValueError(f"no such status: {status}")
+        self.writer[name] = step
+        entry = self.host[name]
+        entry.status, entry.source, entry.step, entry.note = status, source, step.rsplit(".", 1)[-1], note
+
+    def explain(self, steps: bool) -> None:
+        """Say of each unused donor tensor why."""
+        for entry in self.donor.values():
+            if entry.status == "unused" and not entry.note:
+                if not steps:
+                    entry.note = "the strategy has no step"
+                elif entry.name in DONOR_HEAD:
+                    entry.note = "part of the MLM head, which mBART has no place for: it predicts from its last state"
+                else:
+                    entry.note = "no step of this strategy reads it"
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Tensors and parameters by status."""
+        host: dict[str, int] = dict.fromkeys(STATUSES, 0)
+        parameters: dict[str, int] = dict.fromkeys(STATUSES, 0)
+        for entry in self.host.values():
+            host[entry.status] += 1
+            parameters[entry.status] += _size(entry.shape)
+        donor = {"used": 0, "unused": 0}
+        donor_parameters = {"used": 0, "unused": 0}
+        for item in self.donor.values():
+            donor[item.status] += 1
+            donor_parameters[item.status] += _size(item.shape)
+        return {
+            "host": host,
+            "host_parameters": parameters,
+            "donor": donor,
+            "donor_parameters": donor_parameters,
+        }
+
+
+def _size(shape: list[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+@dataclass
+class StepRecord:
+    """A step that was applied."""
+
+    step: str
+    seconds: float
+    parameters: dict[str, Any]
+
+
+@dataclass
+class TransferReport:
+    """What a strategy did. `fidelity` is null where there is no donor or no text to measure on."""
+
+    strategy: str
+    control: bool
+    seconds: float
+    donor: dict[str, Any] | None
+    host: dict[str, Any]
+    vocabulary: dict[str, Any] | None
+    host_tensors: list[HostTensor]
+    donor_tensors: list[DonorTensor]
+    counts: dict[str, dict[str, int]]
+    fidelity: dict[str, Any] | None
+    steps: list[StepRecord] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"version": VERSION, **asdict(self)}
+
+    def write(self, path: Path) -> None:
+        """Write `transfer.json`, by rename, so that it is never half there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(self.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
+        os.replace(partial, path)
+
+    def summary(self) -> str:
+        """One line for a person."""
+        host = self.counts["host_parameters"]
+        total = max(sum(host.values()), 1)
+        carried = sum(host[status] for status in ("copied", "mapped", "calibrated"))
+        line = f"graft {self.strategy}: {100 * carried / total:.0f}% of the host's parameters from the donor"
+        if self.fidelity:
+            before, after = self.fidelity["before"], self.fidelity["after"]
+            line += "".join(
+                f", {label} {_shown(before.get(name))} → {_shown(after.get(name))}"
+                for label, name in (("CKA", "cka"), ("cosine", "cosine"))
+            )
+        return line
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """Class and number of parameters of a model."""
+    return {
+        "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def parameters_of(step: Any) -> Mapping[str, Any]:
+    """The parameters of a step as plain values."""
+    return asdict(step)

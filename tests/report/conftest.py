@@ -1,0 +1,265 @@
+"""Realistic fake sweeps with a known truth, in the exact format that jobs and artifacts have. A fixture of tests only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+@dataclass(frozen=True)
+class FakeArm:
+    """An arm's truth: what it adds to the baseline's loss at the start and at the end of training."""
+
+    name: str = "none"
+    early: float = 0.0
+    late: float = 0.0
+    control: bool = False
+    mask: str = "r15"
+    overrides: tuple[str, ...] = ()
+    gap: float = 0.8
+    fidelity: float | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+ARMS = (
+    FakeArm("none"),
+    FakeArm("calibrated", early=-0.5, late=-0.12, gap=1.1, fidelity=0.93),
+    FakeArm("embeddings", early=-0.10, late=-0.02, gap=0.85, fidelity=0.13),
+    FakeArm("naive", early=0.02, late=0.01, control=True, fidelity=0.14),
+    FakeArm("shuffled", early=0.12, late=0.05, control=True, gap=0.7, fidelity=0.05),
+)
+LANGUAGES = ("en_XX", "de_DE", "ar_AR")
+TEXTS = {
+    "en_XX": "Return the list of packages that this folder holds, sorted by name and without the hidden ones.",
+    "de_DE": "Gibt die Liste der Pakete zurück, die dieser Ordner enthält, nach Namen sortiert und ohne versteckte.",
+    "ar_AR": "تُرجِع قائمة الحزم التي يحتويها هذا المجلد مرتبةً حسب الاسم ودون الحزم المخفية.",
+}
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def write_lines(path: Path, rows: Sequence[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:20]
+
+
+class FakeSweep:
+    """Writes jobs below `root/sweep` and artifacts below `root/store`."""
+
+    def __init__(self, root: Path, *, steps: int = 1000, examples: int = 60, seed_sd: float = 0.08, noise: float = 0.03):
+        self.root, self.steps, self.examples, self.seed_sd, self.noise = root, steps, examples, seed_sd, noise
+        self.count = 0
+        self.text: Callable[[int, str], str] = lambda index, language: f"{TEXTS[language]} [{index}]"
+
+    def settings(self, arm: FakeArm, finetune_seed: int, pretrain_seed: int) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "model": {"name": "tiny", "format": "mbart50", "donor": {"layers": 4}, "host": {"decoder_layers": 2}},
+            "data": {"name": "docstrings", "kind": "docstrings", "task": "summarization", "max_pairs": 5000},
+            "mask": {"name": arm.mask, "ratio": int(arm.mask[1:]) / 100},
+            "transfer": {"name": arm.name, "steps": [{"step": arm.name}] if arm.name != "none" else [], "encoder_lr": 1.0},
+            "pretrain": {"seed": pretrain_seed, "max_steps": 2000},
+            "finetune": {"seed": finetune_seed, "max_steps": self.steps, "lr": 0.001, "batch_tokens": 4096},
+            "evaluate": {"num_beams": 4, "max_new_tokens": 32, "batch_size": 32},
+            "trainer": {"name": "cpu", "accelerator": "cpu", "precision": "32-true", "accumulate": 1},
+            "logger": {"kind": "wandb", "dir": "multirun"},
+            "store": {"dir": "multirun/store"},
+            "report": {"baseline": "none", "confidence": 0.95, "resamples": 500, "samples": 12},
+        }
+        for key, value in arm.settings:
+            node = settings
+            *above, last = key.split(".")
+            for name in above:
+                node = node[name]
+            node[last] = value
+        return settings
+
+    def job(self, arm: FakeArm, finetune_seed: int, pretrain_seed: int = 1, *, status: str = "done", error: str = "") -> Path:
+        """One job and what it leaves; artifacts of one key are written once."""
+        folder = self.root / "sweep" / str(self.count)
+        self.count += 1
+        settings = self.settings(arm, finetune_seed, pretrain_seed)
+        grafted = arm.name != "none"
+        pretrain = _key("pretrain", arm.mask, pretrain_seed) if grafted else None
+        finetune = _key("finetune", arm.name, arm.overrides, arm.settings, finetune_seed, pretrain)
+        evaluate = _key("evaluate", finetune)
+        keys = {"corpus": _key("corpus"), **({"pretrain": pretrain} if pretrain else {}), "finetune": finetune}
+        keys["evaluate"] = evaluate
+        overrides = [f"transfer={arm.name}", f"mask={arm.mask}", *arm.overrides, f"finetune.seed={finetune_seed}"]
+        write_json(
+            folder / "job.json",
+            {
+                "version": 1,
+                "status": status,
+                "error": error or None,
+                "started": "2026-11-24T08:00:00+00:00",
+                "seconds": 61.5,
+                "command": "graftlm run " + " ".join(overrides),
+                "choices": {
+                    **{"model": "tiny", "data": "docstrings", "mask": arm.mask, "transfer": arm.name},
+                    **{"trainer": "cpu", "logger": "wandb"},
+                },
+                "overrides": overrides,
+                "seeds": {"pretrain": pretrain_seed, "finetune": finetune_seed},
+                "settings": settings,
+                "stages": [
+                    {"stage": stage, "key": key, "path": f"../../store/{stage}/{key}", "reused": False}
+                    for stage, key in keys.items()
+                ],
+            },
+        )
+        if status != "done":
+            return folder
+        store = self.root / "store"
+        for stage, key in keys.items():
+            write_json(store / stage / key / "artifact.json", {"stage": stage, "key": key, "version": 1, "seconds": 3.0})
+        if pretrain:
+            write_json(
+                store / "pretrain" / pretrain / "cost.json",
+                {"seconds": 90.0, "steps": 2000, "examples": 64000, "tokens": 8_000_000, "flops": 9e13, "parameters": 2e6},
+            )
+        if not (store / "finetune" / finetune / "cost.json").exists():
+            self._finetune(store / "finetune" / finetune, store / "evaluate" / evaluate, arm, finetune_seed, pretrain_seed)
+        return folder
+
+    def _finetune(self, finetune: Path, evaluate: Path, arm: FakeArm, seed: int, pretrain_seed: int) -> None:
+        # the seed's own draw is shared by all arms (same data order), as pairing assumes
+        shared = np.random.default_rng([7, seed])
+        own = np.random.default_rng([int(hashlib.sha256(arm.name.encode()).hexdigest()[:6], 16), seed, pretrain_seed])
+        level = shared.normal(0, self.seed_sd)
+        shift = own.normal(0, self.noise)
+        every = self.steps // 20
+        rows: list[dict[str, Any]] = []
+        for step in range(0, self.steps + 1, every):
+            done = np.log1p(step) / np.log1p(self.steps)
+            loss = 9.0 - 5.5 * done**1.8 + level * done + (arm.early * (1 - done) + arm.late * done + shift) * min(1, 3 * done)
+            loss += shared.normal(0, 0.01)
+            base = {"step": step, "examples": step * 32, "tokens": step * 4096, "seconds": step * 0.05}
+            if step:
+                rows.append({**base, "train/loss": loss + 0.1, "train/lr": 1e-3})
+            gap = arm.gap * done**2
+            rows.append({**base, "val/loss": loss, "val/loss_shuffled": loss + gap, "val/gap": gap, "val/chrf": 30 * done})
+        write_lines(finetune / "metrics.jsonl", rows)
+        write_json(
+            finetune / "cost.json",
+            {
+                **{"seconds": 52.0, "steps": self.steps, "examples": self.steps * 32, "tokens": self.steps * 4096},
+                **{"flops": 1.2e14, "parameters": 5_000_000, "graft_seconds": 4.0 if arm.name != "none" else 0.0},
+            },
+        )
+        write_json(finetune / "transfer.json", transfer_record(arm))
+        examples, scores = self._evaluate(arm, rows[-1]["val/loss"], shared, own)
+        write_lines(evaluate / "examples.jsonl", examples)
+        write_json(evaluate / "scores.json", scores)
+        write_json(evaluate / "cost.json", {"seconds": 5.0})
+
+    def _evaluate(self, arm: FakeArm, final: float, shared: Any, own: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        hard = np.random.default_rng(3).normal(0, 0.8, self.examples)
+        examples = []
+        for index in range(self.examples):
+            language = LANGUAGES[index % len(LANGUAGES)]
+            reference = self.text(index, language)
+            loss = final + hard[index] + own.normal(0, 0.3)
+            examples.append(
+                {
+                    "index": index,
+                    "source": f"def list_packages_{index}(path): ... # {reference}",
+                    "reference": reference,
+                    "prediction": f"{arm.name}: {reference[: 30 + index % 20]}",
+                    "source_lang": language,
+                    "target_lang": language,
+                    "loss": loss,
+                    "tokens": 8 + index % 7,
+                    "loss_shuffled": loss + arm.gap,
+                    "chrf": 30.0,
+                    "rougeL": 20.0,
+                }
+            )
+        weights = [row["tokens"] for row in examples]
+        loss = float(np.average([row["loss"] for row in examples], weights=weights))
+
+        def table(bonus: float) -> dict[str, Any]:
+            quality = 22 - 20 * arm.late + bonus + own.normal(0, 0.4)
+            lead = {"rouge1": 14.0 + bonus, "rouge2": 5.0, "rougeL": 12.0 + bonus, "chrf": 20.0 + bonus, "bleu": 2.0}
+            return {
+                **{"pairs": self.examples, "rouge1": quality + 6, "rouge2": quality - 10, "rougeL": quality},
+                **{"chrf": quality + 9, "bleu": quality / 3, "length_ratio": 0.93, "lead1": {**lead, "pairs": self.examples}},
+            }
+
+        languages = {code: table(bonus) for code, bonus in zip(LANGUAGES, (3.0, 0.0, -6.0), strict=True)}
+        return examples, {
+            **{"split": "test", "pairs": self.examples, "loss": loss, "loss_shuffled": loss + arm.gap, "gap": arm.gap},
+            **{"all": table(0.0), "languages": languages},
+        }
+
+    def sweep(self, arms: Sequence[FakeArm] = ARMS, seeds: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8)) -> Path:
+        for seed in seeds:
+            for arm in arms:
+                self.job(arm, seed)
+        return self.root / "sweep"
+
+
+def transfer_record(arm: FakeArm) -> dict[str, Any]:
+    """A transfer.json of four encoder layers."""
+    wrote = {"none": "initialised", "calibrated": "calibrated"}.get(arm.name, "copied")
+    tensors: list[dict[str, Any]] = [
+        {
+            **{"name": f"model.encoder.layers.{layer}.fc1.weight", "shape": [768, 192], "status": wrote},
+            **{"source": None if arm.name == "none" else f"roberta.encoder.layer.{layer}.intermediate.dense.weight"},
+            **{"step": None if arm.name == "none" else arm.name, "note": ""},
+        }
+        for layer in range(4)
+    ]
+    tensors.append(
+        {"name": "model.decoder.layers.0.fc1.weight", "shape": [768, 192], "status": "initialised", "source": None}
+    )
+    fidelity = None
+    if arm.fidelity is not None:
+        after = {"cka": arm.fidelity, "cosine": min(1.0, arm.fidelity + 0.03), "relative_error": 1 - arm.fidelity}
+        before = {"cka": 0.12, "cosine": 0.0, "relative_error": 1.3}
+        fidelity = {
+            **{"texts": 200, "tokens": 6000, "before": before, "after": after},
+            "layers": [
+                {
+                    "layer": layer,
+                    "before": {name: value * (1 - 0.02 * layer) for name, value in before.items()},
+                    "after": {name: value * (1 - 0.015 * layer) for name, value in after.items()},
+                }
+                for layer in range(5)
+            ],
+        }
+    counted = {wrote: 4, "initialised": 1} if wrote != "initialised" else {"initialised": 5}
+    return {
+        **{"version": 1, "strategy": arm.name, "control": arm.control, "seconds": 4.0},
+        **{"donor": {"class": "XLMRobertaForMaskedLM", "parameters": 2_000_000}, "host": {"class": "mBART"}},
+        **{"vocabulary": {"shared": 7990, "donor_only": 10, "host_only": 52, "roles": {}}, "host_tensors": tensors},
+        "donor_tensors": [{"name": "lm_head.dense.weight", "shape": [192, 192], "status": "unused", "note": "no place"}],
+        "counts": {
+            **{"host": counted, "host_parameters": {name: 147456 * count for name, count in counted.items()}},
+            "donor": {"used": 4, "unused": 1},
+        },
+        **{"fidelity": fidelity, "steps": [{"step": arm.name, "seconds": 4.0, "parameters": {}}]},
+    }
+
+
+@pytest.fixture
+def fake_sweep(tmp_path: Path) -> Callable[..., FakeSweep]:
+    return lambda **options: FakeSweep(tmp_path, **options)
+
+
+@pytest.fixture
+def fake_arm() -> type[FakeArm]:
+    return FakeArm
