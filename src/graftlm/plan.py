@@ -168,7 +168,7 @@ def check_inputs(jobs: Sequence[Job]) -> None:
 
 
 def _check_pair(settings: Settings) -> list[Problem]:
-    from graftlm.models.checkpoint import check_checkpoint, read_config
+    from graftlm.models.checkpoint import check_checkpoint, donor_shape, host_shape, read_config
     from graftlm.transfer.strategy import check_compatible
 
     model = settings.model
@@ -184,7 +184,8 @@ def _check_pair(settings: Settings) -> list[Problem]:
         except CheckpointError as error:
             problems += error.problems
     if not problems:
-        problems += check_compatible(model, settings.transfer, configs["donor"], configs["host"])
+        donor = configs["donor"] or donor_shape(model.donor)
+        problems += check_compatible(settings.transfer, donor, configs["host"] or host_shape(model.host, donor))
     return problems
 
 

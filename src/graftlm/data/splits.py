@@ -52,15 +52,15 @@ def prepare(source: Source, settings: DataSettings, progress: Progress | None = 
         texts = _counted(source.texts(), advance)
     dropped: Counter[str] = Counter(getattr(source, "dropped", {}))
     divided = divide_pairs(pairs, settings, dropped)
-    by_split = divide_texts(texts, divided, settings, dropped)
+    split_texts = divide_texts(texts, divided, settings, dropped)
     weights: Mapping[str, float] = getattr(source, "weights", {})
     if weights:
         divided["train"] = weigh(divided["train"], weights)
-        by_split["train"] = weigh(by_split["train"], weights)
+        split_texts["train"] = weigh(split_texts["train"], weights)
     divided = limit(divided, settings.max_pairs, settings)
-    by_split = limit(by_split, settings.max_texts, settings)
-    _refuse_empty(divided, by_split, settings)
-    return Prepared(divided, by_split, {reason: count for reason, count in sorted(dropped.items()) if count})
+    split_texts = limit(split_texts, settings.max_texts, settings)
+    _refuse_empty(divided, split_texts, settings)
+    return Prepared(divided, split_texts, {reason: count for reason, count in sorted(dropped.items()) if count})
 
 
 def _counted(rows: Iterable[Row], advance: Callable[[int], None]) -> list[Row]:
@@ -187,7 +187,7 @@ def divide_pairs(
     that the source is a text of the held-out row.
     """
     dropped = Counter() if dropped is None else dropped
-    rows = _by_split(assign_pairs(pairs, settings))
+    rows = by_split(assign_pairs(pairs, settings))
     held_out: set[bytes] = set()
     kept: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
     for split in (*_HELD_OUT, "train"):
@@ -219,7 +219,7 @@ def divide_texts(
     everything = [
         pair if pair.split is not None else replace(pair, split=split) for split, some in pairs.items() for pair in some
     ]
-    rows = _by_split(assign_texts(texts, everything, settings))
+    rows = by_split(assign_texts(texts, everything, settings))
     held_out: set[bytes] = set()
     kept: dict[Split, list[Text]] = {split: [] for split in SPLITS}
     for split in (*_HELD_OUT, "train"):
@@ -238,7 +238,8 @@ def divide_texts(
     return kept
 
 
-def _by_split(rows: Sequence[Row]) -> dict[Split, list[Row]]:
+def by_split(rows: Sequence[Row]) -> dict[Split, list[Row]]:
+    """Rows whose split is named, by split, in their order."""
     found: dict[Split, list[Row]] = {split: [] for split in SPLITS}
     for row in rows:
         assert row.split is not None

@@ -54,6 +54,8 @@ def plain(text: str) -> str:
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text without special tokens, by the Rust batch encoder."""
     backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # a call such as tokenizer(text, truncation=True) leaves its limit behind
+    backend.no_padding()
     fast = getattr(backend, "encode_batch_fast", backend.encode_batch)  # the fast one skips offsets
     return [item.ids for item in fast([plain(text) for text in texts], add_special_tokens=False)]
 

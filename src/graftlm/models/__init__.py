@@ -1,1 +1,1 @@
-"""models"""
+"""The two Lightning modules, the models they wrap, and their losses."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from graftlm.errors import CheckpointError, Problem
 from graftlm.hub import reachable
+from graftlm.schema import DonorSettings, HostSettings
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -62,6 +63,29 @@ def check_checkpoint(checkpoint: str, config: Mapping[str, Any] | None, kind: st
         if missing:
             return [Problem(path, checkpoint, f"the shard {missing[0]} is missing", "fetch the checkpoint again")]
     return []
+
+
+def donor_shape(donor: DonorSettings) -> dict[str, Any]:
+    """The sizes of a donor to be built, in the names of XLM-R's config.json."""
+    return {
+        "hidden_size": donor.d_model,
+        "num_hidden_layers": donor.layers,
+        "num_attention_heads": donor.heads,
+        "intermediate_size": donor.ffn,
+        "max_position_embeddings": donor.max_positions + 2,
+    }
+
+
+def host_shape(host: HostSettings, donor: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a host to be built, in the names of mBART's config.json; a size left null is the donor's."""
+    return {
+        "d_model": host.d_model or donor["hidden_size"],
+        "encoder_layers": host.encoder_layers or donor["num_hidden_layers"],
+        "encoder_attention_heads": host.heads or donor["num_attention_heads"],
+        "encoder_ffn_dim": host.ffn or donor["intermediate_size"],
+        "max_position_embeddings": host.max_positions,
+        "scale_embedding": True,
+    }
 
 
 def _fetch_config(checkpoint: str, revision: str | None, path: str) -> Path:

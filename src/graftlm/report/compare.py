@@ -61,7 +61,8 @@ class ArmReport:
 class Report:
     """What report.json holds."""
 
-    verdict: str
+    headline: str
+    detail: str
     caveats: list[str]
     baseline: str | None
     arms: list[ArmReport]
@@ -72,9 +73,14 @@ class Report:
     jobs: int
     html: str | None = None
 
+    @property
+    def verdict(self) -> str:
+        """The headline and its figures as one sentence."""
+        return f"{self.headline}: {self.detail[:1].lower()}{self.detail[1:]}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; nan and infinity become null."""
-        data = {"version": 1, **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "html"}}
+        data: dict[str, Any] = {"version": 1, "verdict": self.verdict, **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "html"}}
         data["arms"] = [arm.to_json() for arm in self.arms]
         cleaned: dict[str, Any] = clean(data)
         return cleaned
@@ -131,8 +137,10 @@ def compare(collection: Collection) -> Report:
         warnings.insert(0, "no baseline among these jobs (a job with transfer=none): nothing to compare the arms against")
     from graftlm.report.verdict import caveats, verdict
 
+    headline, detail = verdict(results, collection.confidence)
     return Report(
-        verdict=verdict(results, collection.confidence),
+        headline=headline,
+        detail=detail,
         caveats=caveats(results, collection),
         baseline=baselines[0].name if baselines else None,
         arms=results,

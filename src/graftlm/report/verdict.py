@@ -34,45 +34,46 @@ def signed(value: float, digits: int = 3) -> str:
     return f"−{text}" if rounded < 0 else f"+{text}" if rounded > 0 else text
 
 
-def verdict(arms: Sequence[ArmReport], confidence: float) -> str:
-    """One plain sentence (at most two) that a person can repeat."""
+def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
+    """A headline that a person can repeat, and the sentence with its figures."""
     candidates = [arm for arm in arms if not arm.is_baseline and not arm.control] or [
         arm for arm in arms if not arm.is_baseline
     ]
     compared = [arm for arm in candidates if "auc" in arm.difference]
     if not arms:
-        return "No run finished: there is nothing to compare."
+        return "No run finished", "There is nothing to compare."
     if not any(arm.is_baseline for arm in arms):
-        return "No baseline among these runs: whether a graft helps cannot be said."
+        return "Whether a graft helps cannot be said", "There is no baseline among these runs."
     if not candidates:
-        return "Only the baseline was run: there is no arm to compare it with."
+        return "Only the baseline was run", "There is no arm to compare it with."
     if not compared:
-        return "No arm shares a fine-tuning seed with the baseline: nothing can be compared."
+        return "Nothing can be compared", "No arm shares a fine-tuning seed with the baseline."
     ranked = sorted(compared, key=lambda arm: (_RANK[arm.word], arm.difference["auc"].mean))
     best = ranked[0]
     against = f"the baseline ({best.compared_to})"
     difference = best.difference["auc"]
     more = _others(ranked)
+    along = f"nats a token {{}} along training{_between(difference, confidence)}"
     if best.word == "better":
-        gain = f"{abs(difference.mean):.3f} nats a token lower along training{_between(difference, confidence)}"
-        return f"{best.name} is better than {against}: its validation loss was {gain}{_speed(best)}.{more}"
+        gain = f"{abs(difference.mean):.3f} {along.format('lower')}"
+        return f"{best.name} is better than {against}", f"Its validation loss was {gain}{_speed(best)}.{more}"
     if best.word == "worse":
-        which = f"{best.name} is" if len(ranked) == 1 else "No arm is better: all are"
-        gain = f"{abs(difference.mean):.3f} nats a token higher along training{_between(difference, confidence)}"
-        nearest = "its validation loss was" if len(ranked) == 1 else f"even {best.name}'s validation loss was"
-        return f"{which} worse than {against}; {nearest} {gain}."
+        gain = f"{abs(difference.mean):.3f} {along.format('higher')}"
+        if len(ranked) == 1:
+            return f"{best.name} is worse than {against}", f"Its validation loss was {gain}."
+        return f"Every arm is worse than {against}", f"Even {best.name}'s validation loss was {gain}.{more}"
     best = min((arm for arm in ranked if arm.word == "cannot tell"), key=lambda arm: arm.difference["auc"].mean)
     difference = best.difference["auc"]
     seeds = f"{difference.n} seed" + ("" if difference.n == 1 else "s")
     direction = "lower" if difference.mean < 0 else "higher"
-    who = best.name if len(ranked) == 1 else f"any of {len(ranked)} arms" if all(
-        arm.word == "cannot tell" for arm in ranked
-    ) else best.name
+    open_arms = sum(1 for arm in ranked if arm.word == "cannot tell")
+    who = best.name if open_arms == 1 else f"any of {open_arms} arms"
+    closest = "Its" if open_arms == 1 else f"{best.name} comes first: its"
     needed = f"; roughly {best.seeds_needed} seeds would be needed" if best.seeds_needed and best.seeds_needed < 1000 else ""
-    closest = "Its" if len(ranked) == 1 else f"{best.name} comes first: its"
     return (
-        f"With {seeds} one cannot tell whether {who} is better than {against}. {closest} validation loss was "
-        f"{abs(difference.mean):.3f} nats a token {direction} along training{_between(difference, confidence)}{needed}."
+        f"With {seeds} one cannot tell whether {who} is better than {against}",
+        f"{closest} validation loss was {abs(difference.mean):.3f} nats a token {direction} along training"
+        f"{_between(difference, confidence)}{needed}.{more}",
     )
 
 
@@ -107,7 +108,7 @@ def _others(ranked: Sequence[ArmReport]) -> str:
     counts = {word: sum(1 for arm in ranked if arm.word == word) for word in _RANK}
     parts = [
         f"{counts['better']} better" if counts["better"] else "",
-        f"{counts['cannot tell']} that cannot be told" if counts["cannot tell"] else "",
+        f"{counts['cannot tell']} undecided" if counts["cannot tell"] else "",
         f"{counts['worse']} worse" if counts["worse"] else "",
     ]
     return f" Of {len(ranked)} arms: {', '.join(filter(None, parts))}."

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graftlm.data.languages import MBART50
+from graftlm.errors import TransferError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ROLES = ("bos", "pad", "eos", "unk", "mask")
+# a role and the attributes that may name it: MBart50Tokenizer has no bos_token, but a cls_token
+ROLES = {"bos": ("bos", "cls"), "pad": ("pad",), "eos": ("eos", "sep"), "unk": ("unk",), "mask": ("mask",)}
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,7 @@ class Vocabulary:
     def to_host(self, ids: NDArray[Any]) -> NDArray[np.int64]:
         """Donor ids as host ids; a token that the host lacks becomes its `<unk>`."""
         mapped = self.host_of[np.asarray(ids, dtype=np.int64)]
-        unknown = self.roles["unk"][1] if "unk" in self.roles else 0
-        return np.where(mapped < 0, unknown, mapped)
+        return np.where(mapped < 0, self.roles["unk"][1], mapped)
 
     def as_dict(self) -> dict[str, Any]:
         """Counts and roles, as they stand in the transfer report."""
@@ -63,8 +64,20 @@ class Vocabulary:
         }
 
 
+def _special(tokenizer: Any, role: str) -> int | None:
+    for name in ROLES[role]:
+        found = getattr(tokenizer, f"{name}_token_id", None)
+        if found is not None:
+            return int(found)
+    return None
+
+
 def align(donor_tokenizer: Any, host_tokenizer: Any) -> Vocabulary:
-    """The alignment of two tokenizers of transformers."""
+    """The alignment of two tokenizers of transformers.
+
+    Raises:
+        TransferError: if a tokenizer lacks `<s>`, `<pad>`, `</s>` or `<unk>`.
+    """
     donor_ids: dict[str, int] = donor_tokenizer.get_vocab()
     host_ids: dict[str, int] = host_tokenizer.get_vocab()
     donor_of = np.full(max(host_ids.values(), default=-1) + 1, -1, dtype=np.int64)
@@ -73,9 +86,12 @@ def align(donor_tokenizer: Any, host_tokenizer: Any) -> Vocabulary:
 
     roles: dict[str, tuple[int, int]] = {}
     for role in ROLES:
-        pair = tuple(getattr(tokenizer, f"{role}_token_id", None) for tokenizer in (donor_tokenizer, host_tokenizer))
-        if None not in pair:
-            roles[role] = (int(pair[0]), int(pair[1]))
+        donor_id, host_id = _special(donor_tokenizer, role), _special(host_tokenizer, role)
+        if donor_id is not None and host_id is not None:
+            roles[role] = (donor_id, host_id)
+        elif role != "mask":
+            side = "donor" if donor_id is None else "host"
+            raise TransferError.at(f"model.{side}", None, f"its tokenizer has no {role} token", "use another tokenizer")
     taken_donor = {donor for donor, _ in roles.values()}
     taken_host = {host for _, host in roles.values()} | set(languages.values())
 

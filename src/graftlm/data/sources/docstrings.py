@@ -2,7 +2,7 @@
 
 Source files are found through the metadata of installed distributions and read with `ast`; nothing is imported. The
 default is what graftlm itself depends on, so that an unrelated package in the environment does not change the corpus.
-A distribution is a group: no package is in train and in test.
+A family of distributions is a group: no package is in train and in test.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ LETTERS = string.ascii_letters.encode()
 NOT_A_SUMMARY = re.compile(r"^\W|^[\w.-]+:|:$|\*optional\*|\(torch\.|of shape \(|https?://")
 
 
+def open_source(settings: DocstringsData, path: str) -> DocstringSource:
+    return DocstringSource(settings, path)
+
+
 def check(settings: DocstringsData, path: str) -> list[Problem]:
     """Named packages that are not installed; an empty choice."""
     missing = [
@@ -79,6 +83,11 @@ def check(settings: DocstringsData, path: str) -> list[Problem]:
 def normal_name(name: str) -> str:
     """A distribution's name as PEP 503 compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def family(name: str) -> str:
+    """What siblings share that repeat each other's words: `opentelemetry` of opentelemetry-sdk, `httpx` of httpx2."""
+    return normal_name(name).split("-")[0].rstrip("0123456789") or name
 
 
 def find_distribution(name: str) -> importlib.metadata.Distribution | None:
@@ -202,6 +211,7 @@ class DocstringSource:
     """Docstrings of the chosen distributions. Reading is done once and kept."""
 
     settings: DocstringsData
+    path: str = "data"
     _read: list[tuple[str, Docstring]] | None = field(default=None, repr=False)
 
     def fingerprint(self) -> dict[str, object]:
@@ -218,16 +228,19 @@ class DocstringSource:
 
     def pairs(self) -> Iterator[Pair]:
         times: Counter[str] = Counter()
+        bodies: set[str] = set()
         for group, found in self._rows():
             if len(found.body) >= self.settings.min_body and is_pair(found):
-                times[found.summary.casefold()] += 1
-                if times[found.summary.casefold()] > SAME_SUMMARY:
+                summary, body = found.summary.casefold(), found.body.casefold()
+                times[summary] += 1
+                if times[summary] > SAME_SUMMARY or body in bodies:
                     continue
+                bodies.add(body)
                 yield Pair(found.body, found.summary, LANG, LANG, group)
 
     def _rows(self) -> list[tuple[str, Docstring]]:
         if self._read is None:
-            problems = check(self.settings, "data")
+            problems = check(self.settings, self.path)
             if problems:
                 raise DataError(problems)
             self._read = list(_extract(chosen(self.settings)))
@@ -254,7 +267,7 @@ def _extract(distributions: dict[str, importlib.metadata.Distribution]) -> Itera
                     key = found.text.casefold()
                     if len(found.text) >= MIN_TEXT and is_prose(found.text) and key not in seen:
                         seen.add(key)
-                        yield group, found
+                        yield family(group), found
             gc.collect()
     finally:
         if collecting:

@@ -1,0 +1,45 @@
+# Targets for people and for CI. Everything is installed into .venv from the pinned versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo smoke test check format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "graftlm needs Python 3.11 or newer")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes the first time"
+	@$(BIN)/pip install --quiet torch==2.13.0
+	@$(BIN)/pip install --quiet -e '.[catalogues,dev]'
+	@touch $@
+
+install: $(INSTALLED) ## a virtual environment in .venv with everything pinned
+
+demo: $(INSTALLED) ## sweep baseline and transferred arms on the embedded data; ends with a table and a page
+	@$(BIN)/graftlm run -m experiment=demo
+
+smoke: $(INSTALLED) ## the whole path once on the smallest models, in seconds
+	@$(BIN)/graftlm run experiment=smoke
+
+test: $(INSTALLED) ## all tests
+	@$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## lint, format, types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(INSTALLED) ## put the code into its format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove the environment and what runs have left
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	@find multirun -mindepth 1 ! -name .gitkeep -delete

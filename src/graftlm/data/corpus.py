@@ -1,0 +1,279 @@
+"""The corpus artifact: rows divided into splits, the two tokenizers, and the tokens of every row.
+
+    summary.json                       counts, languages, tokens, share of <unk>, what was dropped
+    pairs.{train,validation,test}.jsonl
+    tokenizer/donor  tokenizer/host    Hugging Face folders
+    tokens/texts.{train,validation}    donor ids; the test split's texts never train anything
+    tokens/{source,target}.{split}     host ids; row i is line i of pairs.{split}.jsonl
+    tokens/*.langs.npy                 the language of each row, an index into summary.json's "languages"
+
+Tokens carry no special ids and are not cut: formats and maximal lengths apply when a batch is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graftlm.console import Progress, Silent
+from graftlm.data import tokenizers
+from graftlm.data.format import HostFormat
+from graftlm.data.languages import CODES, nearest
+from graftlm.data.rows import SPLITS, Pair, Split, Text
+from graftlm.data.tokens import TokenFile, TokenWriter
+from graftlm.errors import CheckpointError, DataError, Problem, StoreError
+from graftlm.schema import ModelSettings, Settings
+
+if TYPE_CHECKING:
+    from graftlm.data.splits import Prepared
+
+MOST_UNKNOWN = 0.05  # share of <unk> beyond which a tokenizer does not know the text
+_TEXT_SPLITS: tuple[Split, ...] = ("train", "validation")
+_ROWS_A_TIME = 2000
+
+
+def build_corpus(settings: Settings, out: Path, progress: Progress | None = None) -> None:
+    """Reads the source of `settings.data`, and writes the artifact into the folder `out`.
+
+    Raises:
+        DataError: the source cannot be read, or the tokenizers do not know its text or a language of it.
+        CheckpointError: a tokenizer cannot be loaded.
+    """
+    from graftlm.data.sources import open_source
+    from graftlm.data.splits import prepare
+
+    progress = progress or Silent()
+    prepared = prepare(open_source(settings.data), settings.data, progress)
+    write_corpus(prepared, settings.model, out, progress)
+
+
+def write_corpus(prepared: Prepared, model: ModelSettings, out: Path, progress: Progress | None = None) -> None:
+    """Writes the artifact of rows that are read and divided already; raises as `build_corpus`."""
+    progress = progress or Silent()
+    out.mkdir(parents=True, exist_ok=True)
+    donor, host = _tokenizers(prepared, model, progress)
+    _check_languages(prepared, HostFormat.from_tokenizer(host), model)
+    donor.save_pretrained(out / "tokenizer" / "donor")
+    host.save_pretrained(out / "tokenizer" / "host")
+
+    languages = _languages(prepared)
+    writing = _Writing(out / "tokens", languages, progress)
+    dropped = Counter(prepared.dropped)
+    counts: dict[str, dict[str, Any]] = {"texts": {}, "pairs": {}}
+    for split in _TEXT_SPLITS:
+        texts = prepared.texts.get(split, [])
+        writing.write(f"texts.{split}", donor, [row.text for row in texts], [row.lang for row in texts])
+        counts["texts"][split] = _count(row.lang for row in texts)
+    for split in SPLITS:
+        pairs = prepared.pairs.get(split, [])
+        spoken = [pair for pair in pairs if pair.source.strip() and pair.target.strip()]
+        if len(spoken) < len(pairs):
+            dropped["an empty source or target"] += len(pairs) - len(spoken)
+        writing.write(f"source.{split}", host, [row.source for row in spoken], [row.source_lang for row in spoken])
+        writing.write(f"target.{split}", host, [row.target for row in spoken], [row.target_lang for row in spoken])
+        _write_pairs(out / f"pairs.{split}.jsonl", spoken)
+        counts["pairs"][split] = _count(f"{row.source_lang}>{row.target_lang}" for row in spoken)
+    _check_unknown(writing, model)
+    summary = {
+        "version": 1,
+        **counts,
+        "tokens": writing.tokens,
+        "lengths": writing.lengths,
+        "unknown": writing.unknown_shares(),
+        "vocabulary": {"donor": len(donor), "host": len(host)},
+        "languages": languages,
+        "dropped": dict(dropped),
+    }
+    (out / "summary.json").write_text(json.dumps(summary, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+class Corpus:
+    """A corpus artifact, opened. Files are read when they are asked for."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError.at("store", self.path, f"holds no corpus: {error}", "delete the artifact") from error
+        self.languages: list[str] = self.summary["languages"]
+
+    def __reduce__(self) -> tuple[type[Corpus], tuple[Path]]:
+        return Corpus, (self.path,)
+
+    @cached_property
+    def donor_tokenizer(self) -> Any:
+        return tokenizers.load_tokenizer(str(self.path / "tokenizer" / "donor"), path="store", kind="donor")
+
+    @cached_property
+    def host_tokenizer(self) -> Any:
+        return tokenizers.load_tokenizer(str(self.path / "tokenizer" / "host"), path="store", kind="host")
+
+    @cached_property
+    def format(self) -> HostFormat:
+        return HostFormat.from_tokenizer(self.host_tokenizer)
+
+    def texts(self, split: Split) -> TokenFile:
+        """Donor ids of the texts of `train` or `validation`."""
+        return TokenFile(self.path / "tokens" / f"texts.{split}")
+
+    def sources(self, split: Split) -> TokenFile:
+        """Host ids."""
+        return TokenFile(self.path / "tokens" / f"source.{split}")
+
+    def targets(self, split: Split) -> TokenFile:
+        """Host ids."""
+        return TokenFile(self.path / "tokens" / f"target.{split}")
+
+    def text_langs(self, split: Split) -> list[str]:
+        return self._langs(f"texts.{split}")
+
+    def source_langs(self, split: Split) -> list[str]:
+        return self._langs(f"source.{split}")
+
+    def target_langs(self, split: Split) -> list[str]:
+        return self._langs(f"target.{split}")
+
+    def pairs(self, split: Split) -> list[Pair]:
+        """The rows as text; row i has the tokens `sources(split)[i]` and `targets(split)[i]`."""
+        lines = (self.path / f"pairs.{split}.jsonl").read_text(encoding="utf-8").split("\n")
+        return [Pair(**json.loads(line), split=split) for line in lines if line]
+
+    def _langs(self, name: str) -> list[str]:
+        indices: npt.NDArray[np.uint8] = np.load(self.path / "tokens" / f"{name}.langs.npy")
+        return [self.languages[index] for index in indices]
+
+
+class _Writing:
+    """Writes token files and keeps count."""
+
+    def __init__(self, folder: Path, languages: Sequence[str], progress: Progress):
+        self._folder = folder
+        self._index = {code: index for index, code in enumerate(languages)}
+        self._progress = progress
+        self._seen = Counter[str]()
+        self._unknown = Counter[str]()
+        self.tokens: dict[str, int] = {}
+        self.lengths: dict[str, dict[str, float]] = {}
+
+    def write(self, name: str, tokenizer: Any, texts: Sequence[str], langs: Sequence[str]) -> None:
+        unknown = tokenizer.unk_token_id
+        with (
+            self._progress.task(f"tokens of {name}", len(texts)) as advance,
+            TokenWriter(self._folder / name, len(tokenizer)) as writer,
+        ):
+            for start in range(0, len(texts), _ROWS_A_TIME):
+                some = texts[start : start + _ROWS_A_TIME]
+                for ids, lang in zip(tokenizers.encode(tokenizer, some), langs[start:], strict=False):
+                    writer.append(ids)
+                    self._seen[lang] += len(ids)
+                    self._unknown[lang] += ids.count(unknown)
+                advance(len(some))
+        np.save(self._folder / f"{name}.langs.npy", np.asarray([self._index[lang] for lang in langs], dtype=np.uint8))
+        lengths = TokenFile(self._folder / name).lengths
+        self.tokens[name] = int(lengths.sum())
+        if len(lengths):
+            self.lengths[name] = {
+                "mean": round(float(lengths.mean()), 1),
+                "median": float(np.median(lengths)),
+                "p95": round(float(np.quantile(lengths, 0.95)), 1),
+                "max": int(lengths.max()),
+            }
+
+    def unknown_shares(self) -> dict[str, float]:
+        """The share of `<unk>` among the tokens of each language, and of "all"."""
+        shares = {lang: self._unknown[lang] / count for lang, count in sorted(self._seen.items()) if count}
+        total = sum(self._seen.values())
+        return {"all": sum(self._unknown.values()) / total if total else 0.0, **shares}
+
+
+def _tokenizers(prepared: Prepared, model: ModelSettings, progress: Progress) -> tuple[Any, Any]:
+    if model.vocab_size is not None:
+        texts = [row.text for row in prepared.texts["train"]]
+        for pair in prepared.pairs["train"]:  # a source may give other text for MLM than for its pairs
+            texts += (pair.source, pair.target)
+        if not any(character.isalpha() for text in texts for character in text):
+            raise DataError.at("data", None, "a text with no letter: no vocabulary can be built", "give other text")
+        with progress.task(f"vocabulary of {model.vocab_size} tokens", None):
+            pieces = tokenizers.train_pieces(texts, model.vocab_size)
+        return tokenizers.build_donor_tokenizer(pieces), tokenizers.build_host_tokenizer(pieces, model.format)
+    assert model.donor.checkpoint is not None, "checked by the settings"
+    donor = tokenizers.load_tokenizer(model.donor.checkpoint, model.donor.revision, "model.donor.checkpoint")
+    if model.host.checkpoint is None:
+        return donor, tokenizers.host_tokenizer_from_donor(donor, model.format)
+    host = tokenizers.load_tokenizer(model.host.checkpoint, model.host.revision, "model.host.checkpoint")
+    kind = HostFormat.from_tokenizer(host).kind
+    if kind != model.format:
+        raise CheckpointError.at(
+            "model.host.checkpoint",
+            model.host.checkpoint,
+            f"has the format {kind}, not model.format={model.format}",
+            f"set model.format={kind}",
+        )
+    return donor, host
+
+
+def _check_languages(prepared: Prepared, format: HostFormat, model: ModelSettings) -> None:
+    used = Counter[str]()
+    for pairs in prepared.pairs.values():
+        for pair in pairs:
+            used.update((pair.source_lang, pair.target_lang))
+    problems = [
+        Problem(
+            "data",
+            code,
+            f"{count} rows are in a language that the host does not know (model.format={model.format})",
+            nearest(code, CODES[format.kind]),
+        )
+        for code, count in sorted(used.items())
+        if code not in format.languages
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def _check_unknown(writing: _Writing, model: ModelSettings) -> None:
+    shares = writing.unknown_shares()
+    if shares["all"] <= MOST_UNKNOWN:
+        return
+    worst = max((lang for lang in shares if lang != "all"), key=lambda lang: shares[lang])
+    name = "vocab_size" if model.vocab_size is not None else "donor.checkpoint"
+    value = model.vocab_size if model.vocab_size is not None else model.donor.checkpoint
+    raise DataError.at(
+        f"model.{name}",
+        value,
+        f"the tokenizer does not know {shares['all']:.0%} of the text's tokens ({worst}: {shares[worst]:.0%})",
+        "take a larger vocabulary" if model.vocab_size is not None else "take a checkpoint whose vocabulary fits the text",
+    )
+
+
+def _languages(prepared: Prepared) -> list[str]:
+    found = {row.lang for split in _TEXT_SPLITS for row in prepared.texts.get(split, [])}
+    for pairs in prepared.pairs.values():
+        found.update(code for pair in pairs for code in (pair.source_lang, pair.target_lang))
+    return sorted(found)
+
+
+def _count(langs: Any) -> dict[str, Any]:
+    counts = Counter(langs)
+    return {"count": sum(counts.values()), "languages": dict(sorted(counts.items()))}
+
+
+def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+    with path.open("w", encoding="utf-8") as out:
+        for pair in pairs:
+            row = {
+                "source": pair.source,
+                "target": pair.target,
+                "source_lang": pair.source_lang,
+                "target_lang": pair.target_lang,
+                "group": pair.group,
+            }
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")

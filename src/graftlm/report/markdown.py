@@ -1,0 +1,69 @@
+"""report.md: the verdict and the table for a pull request or a notebook."""
+
+from __future__ import annotations
+
+import re
+
+from graftlm.report.compare import FIGURES, ArmReport, Report
+from graftlm.report.page import duration, flops, pvalue, show
+from graftlm.report.verdict import interval, share
+
+
+def to_markdown(report: Report) -> str:
+    """The report as Markdown; texts of the data cannot open a tag, a link or a cell."""
+    lines = [f"# {escape(report.headline)}", "", escape(report.detail), ""]
+    if report.caveats:
+        lines += ["## Before you repeat this", "", *(f"- {escape(caveat)}" for caveat in report.caveats), ""]
+    lines += ["## Arms", ""]
+    names = [name for name in FIGURES if any(arm.mean.get(name) is not None for arm in report.arms)]
+    names = [name for name in names if name not in ("auc", "test_loss", "rouge1", "rouge2")]
+    head = ["arm", "verdict", "seeds", "loss along training", "difference", "p (Holm)", "test loss", "difference"]
+    head += ["steps", "compute", *(FIGURES[name][0] for name in names)]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(_row(arm, names)) + " |" for arm in report.arms]
+    lines += [
+        "",
+        f"Differences are against the baseline, with {report.confidence:.0%} intervals. *steps* and *compute*: the share of "
+        "the baseline's that an arm needed to reach the baseline's best validation loss, the donor's training charged.",
+        "",
+        "## Costs",
+        "",
+        "| arm | fine-tuning | graft | donor | fine-tuning flops | donor flops |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in report.arms:
+        cells = [duration(arm.mean.get(name)) for name in ("seconds", "graft_seconds", "donor_seconds")]
+        cells += [flops(arm.mean.get(name)) for name in ("flops", "donor_flops")]
+        lines.append(f"| {escape(arm.name)} | " + " | ".join(cells) + " |")
+    lines += ["", "## How the words are chosen", "", escape(report.rule), ""]
+    if report.warnings:
+        lines += ["## Warnings", "", *(f"- {escape(warning)}" for warning in report.warnings), ""]
+    if report.failed:
+        lines += ["## Failed jobs", ""]
+        lines += [f"- {escape(item['arm'])}, seed {item['finetune_seed']}: {escape(item['error'])}" for item in report.failed]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(arm: ArmReport, names: list[str]) -> list[str]:
+    auc, test = arm.difference.get("auc"), arm.difference.get("test_loss")
+    words = "baseline" if arm.is_baseline else arm.words or "not compared"
+    return [
+        escape(arm.name) + (" (control)" if arm.control else ""),
+        escape(words),
+        str(len(arm.seeds)),
+        show(arm.mean.get("auc")),
+        interval(auc) if auc else "–",
+        pvalue(auc.p_holm) if auc else "–",
+        show(arm.mean.get("test_loss")),
+        interval(test) if test else "–",
+        share(arm.mean, "steps_share"),
+        share(arm.mean, "compute_share"),
+        *(show(arm.mean.get(name), 3 if name in ("val_loss", "gap") else 1) for name in names),
+    ]
+
+
+def escape(text: str) -> str:
+    """One line of plain text, whatever it holds."""
+    flat = " ".join(str(text).split())
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))

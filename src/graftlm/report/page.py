@@ -1,0 +1,322 @@
+"""report.html: one file that needs no network. The tables are in the HTML, the plots are drawn from embedded figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, ChainableUndefined
+from markupsafe import Markup
+
+from graftlm.report.collect import Arm, Collection
+from graftlm.report.compare import FIGURES, ArmReport, Report, clean, flops_at
+from graftlm.report.records import Run, number
+from graftlm.report.samples import choose
+from graftlm.report.statistics import Floats
+from graftlm.report.verdict import interval, share, signed
+
+HERE = Path(__file__).parent
+POINTS = 100  # of a curve on the page
+COLOURS = 7
+MAX_RUN_LINES = 240  # thin lines of single runs; beyond, only bands are drawn
+STATUSES = ("calibrated", "mapped", "copied", "kept", "initialised")
+
+
+def render(report: Report, collection: Collection) -> str:
+    """The page as text."""
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        {"number": show, "seconds": duration, "flops": flops, "signed": signed, "interval": interval, "pvalue": pvalue}
+    )
+    styles = _styles(report.arms)
+    compared = [arm for arm in report.arms if arm.difference]
+    figures = [
+        {"id": name, "label": label, "less": less}
+        for name, (label, less) in FIGURES.items()
+        if any(name in arm.difference for arm in compared)
+    ]
+    return environment.get_template("page.html").render(
+        report=report,
+        arms=report.arms,
+        compared=compared,
+        lead=_lead(report),
+        figures=figures,
+        quality=[item for item in figures if item["id"] in ("rougeL", "chrf", "bleu")],
+        styles=styles,
+        share=share,
+        grafts=_grafts(collection.arms),
+        statuses=STATUSES,
+        languages=_languages(report.arms),
+        metrics=_metrics(report.arms),
+        samples=choose(collection.arms, collection.samples),
+        varying=_varying(collection),
+        data=embed(_plots(report, collection, styles)),
+        css=_trusted("page.css"),
+        js=_trusted("page.js"),
+        plotly=Markup(get_plotlyjs()),
+        generated=_stamp(),
+    )
+
+
+def _trusted(name: str) -> Markup:
+    return Markup((HERE / name).read_text(encoding="utf-8"))
+
+
+def embed(value: Any) -> Markup:
+    """JSON that is safe inside a script element: no text of the data can end the element or open a comment."""
+    text = json.dumps(clean(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def _stamp() -> str:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _styles(arms: Sequence[ArmReport]) -> dict[str, dict[str, Any]]:
+    """Colour, dash and marker of each arm, the same in every plot and table: the baseline grey, controls dashed."""
+    symbols = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+    styles: dict[str, dict[str, Any]] = {}
+    place = 0
+    for arm in arms:
+        if arm.is_baseline:
+            styles[arm.name] = {"colour": 0, "dash": "solid", "symbol": "circle"}
+            continue
+        styles[arm.name] = {
+            "colour": 1 + place % COLOURS,
+            "dash": "dash" if arm.control else "solid",
+            "symbol": symbols[(place // COLOURS) % len(symbols)] + ("-open" if arm.control else ""),
+        }
+        place += 1
+    return styles
+
+
+def _lead(report: Report) -> ArmReport | None:
+    """The arm that the verdict is about: its name opens one of the two sentences."""
+    candidates = [arm for arm in report.arms if "auc" in arm.difference and not arm.control] or [
+        arm for arm in report.arms if "auc" in arm.difference
+    ]
+    rank = {"better": 0, "cannot tell": 1, "worse": 2}
+    return min(candidates, key=lambda arm: (rank[arm.word], arm.difference["auc"].mean), default=None)
+
+
+# --- numbers as text ----------------------------------------------------------------------------------------------------
+
+
+def show(value: Any, digits: int = 3) -> str:
+    found = number(value)
+    return "–" if found is None else f"{found:.{digits}f}".replace("-", "−")
+
+
+def pvalue(value: Any) -> str:
+    found = number(value)
+    return "–" if found is None else "< .001" if found < 0.001 else f"{found:.3f}".lstrip("0") if found < 1 else "1"
+
+
+def duration(value: Any) -> str:
+    found = number(value)
+    if found is None:
+        return "–"
+    if found < 90:
+        return f"{found:.0f} s" if found >= 10 or found == 0 else f"{found:.1f} s"
+    return f"{found / 60:.0f} min" if found < 5400 else f"{found / 3600:.1f} h"
+
+
+def flops(value: Any) -> str:
+    """Floating-point operations, `1.2 × 10¹⁴`."""
+    found = number(value)
+    if found is None:
+        return "–"
+    if found <= 0:
+        return "0"
+    power = math.floor(math.log10(found))
+    raised = str(power).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
+    return f"{found / 10**power:.1f} × 10{raised}"
+
+
+# --- what the plots are drawn from -----------------------------------------------------------------------------------
+
+
+def _plots(report: Report, collection: Collection, styles: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    runs = sum(len(arm.runs) for arm in collection.arms)
+    return {
+        "arms": [
+            {
+                "name": result.name,
+                "control": result.control,
+                "baseline": result.is_baseline,
+                **styles[result.name],
+                "curves": _curves(arm, lines=runs <= MAX_RUN_LINES),
+                "difference": {
+                    name: {**item.to_json(), "seeds": _seed_differences(result, report, name)}
+                    for name, item in result.difference.items()
+                },
+                "gaps": [item["gap"] for item in result.seeds if item.get("gap") is not None],
+                "words": result.words,
+                "fidelity": _layers(result.fidelity),
+                "languages": result.languages,
+            }
+            for result, arm in zip(report.arms, collection.arms, strict=True)
+        ],
+        "figures": {name: {"label": label, "less": less} for name, (label, less) in FIGURES.items()},
+        "confidence": report.confidence,
+    }
+
+
+def _seed_differences(arm: ArmReport, report: Report, name: str) -> list[float]:
+    """One faint point a run beside the mean of the forest plot."""
+    base = next((item for item in report.arms if item.name == arm.compared_to), None)
+    theirs = {item["finetune_seed"]: number(item.get(name)) for item in base.seeds} if base else {}
+    found = []
+    for item in arm.seeds:
+        ours, other = number(item.get(name)), theirs.get(item["finetune_seed"])
+        if ours is not None and other is not None:
+            found.append(round(ours - other, 5))
+    return found
+
+
+def _curves(arm: Arm, lines: bool) -> dict[str, Any]:
+    """Mean, least and greatest over the runs on one grid of steps, and (where not too many) each run's values on it."""
+    longest = max(arm.runs, key=lambda run: len(run.curve["step"]))
+    grid = thin(longest.curve["step"])
+    names = [name for name in ("loss", "gap", "chrf", "loss_shuffled") if any(name in run.curve for run in arm.runs)]
+    values: dict[str, Any] = {}
+    for name in names:
+        table = np.array([_on(run, name, grid) for run in arm.runs])
+        known = np.isfinite(table)
+        count = known.sum(axis=0)
+        filled = np.where(known, table, 0)
+        mean = np.where(count > 0, filled.sum(axis=0) / np.maximum(count, 1), np.nan)
+        values[name] = {
+            "mean": _round(mean),
+            "low": _round(np.where(count > 0, np.where(known, table, np.inf).min(axis=0), np.nan)),
+            "high": _round(np.where(count > 0, np.where(known, table, -np.inf).max(axis=0), np.nan)),
+            "runs": [_round(row) for row in table] if lines else [],
+        }
+    spent = np.mean([[flops_at(run, step) for step in grid] for run in arm.runs], axis=0)
+    donor = float(np.mean([run.donor_cost.get("flops", 0.0) for run in arm.runs]))
+    seen = np.nanmean([_on(run, "examples", grid) for run in arm.runs], axis=0) if len(grid) else grid
+    return {
+        "step": [float(step) for step in grid],
+        "examples": _round(seen),
+        "flops": [float(f"{value:.4g}") for value in spent + donor],
+        "seeds": [_seed_name(run) for run in arm.runs],
+        "values": values,
+    }
+
+
+def _seed_name(run: Run) -> str:
+    return f"seed {run.finetune_seed}" + (f", donor {run.pretrain_seed}" if run.pretrain_seed is not None else "")
+
+
+def _on(run: Run, name: str, grid: Floats) -> Floats:
+    """A run's values on a grid of steps; nan beyond its own steps and where it has none."""
+    steps = run.curve["step"]
+    values = run.curve.get(name)
+    if values is None:
+        return np.full(len(grid), np.nan)
+    known = np.isfinite(values)
+    if not known.any():
+        return np.full(len(grid), np.nan)
+    return np.interp(grid, steps[known], values[known], left=np.nan, right=np.nan)
+
+
+def thin(steps: Floats, points: int = POINTS) -> Floats:
+    """At most about `points` of the steps: half of them even in steps, half even in log steps, both ends kept."""
+    if len(steps) <= points:
+        return steps
+    even = np.linspace(0, len(steps) - 1, points // 2).round().astype(int)
+    logs = np.log1p(steps)
+    log_even = np.searchsorted(logs, np.linspace(logs[0], logs[-1], points // 2)).clip(0, len(steps) - 1)
+    kept: Floats = steps[np.unique(np.concatenate([even, log_even]))]
+    return kept
+
+
+def _round(values: Floats) -> list[float | None]:
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _layers(fidelity: dict[str, Any] | None) -> dict[str, Any] | None:
+    rows = [row for row in (fidelity or {}).get("layers") or [] if isinstance(row, dict)]
+    if not rows:
+        return None
+    return {
+        "layer": [row.get("layer", index) for index, row in enumerate(rows)],
+        **{
+            when: {name: [number((row.get(when) or {}).get(name)) for row in rows] for name in ("cka", "cosine", "relative_error")}
+            for when in ("before", "after")
+        },
+    }
+
+
+# --- what the tables are made of -------------------------------------------------------------------------------------
+
+
+def _grafts(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    rows = []
+    for arm in arms:
+        record = next((run.transfer for run in arm.runs if run.transfer), None)
+        if not record:
+            continue
+        counts = record.get("counts") if isinstance(record.get("counts"), dict) else {}
+        fidelity = record.get("fidelity") if isinstance(record.get("fidelity"), dict) else {}
+        tensors = [item for item in record.get("host_tensors") or [] if isinstance(item, dict)]
+        unused = [item for item in record.get("donor_tensors") or [] if isinstance(item, dict) and item.get("status") == "unused"]
+        rows.append(
+            {
+                "name": arm.name,
+                "host": dict((counts or {}).get("host") or {}),
+                "parameters": dict((counts or {}).get("host_parameters") or {}),
+                "donor": dict((counts or {}).get("donor") or {}),
+                "before": dict((fidelity or {}).get("before") or {}),
+                "after": dict((fidelity or {}).get("after") or {}),
+                "texts": (fidelity or {}).get("texts"),
+                "tensors": tensors[:600],
+                "more": max(0, len(tensors) - 600),
+                "unused": unused[:200],
+            }
+        )
+    return rows
+
+
+def _languages(arms: Sequence[ArmReport]) -> list[str]:
+    codes = dict.fromkeys(code for arm in arms for code in arm.languages)
+    return sorted(codes, key=lambda code: (code != "all", code))
+
+
+def _metrics(arms: Sequence[ArmReport]) -> list[dict[str, Any]]:
+    """The scores that any language has; with the lead-1 line where it is recorded."""
+    found = []
+    for name, label in {"rougeL": "ROUGE-L", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "chrf": "chrF", "bleu": "BLEU"}.items():
+        tables = [table for arm in arms for table in arm.languages.values()]
+        if any(name in table for table in tables):
+            found.append({"id": name, "label": label, "lead": any(f"lead1.{name}" in table for table in tables)})
+    return found
+
+
+def _varying(collection: Collection) -> list[dict[str, Any]]:
+    """A row a setting that differs between arms: whether it is part of the comparison, and its value in each arm."""
+    return [
+        {
+            "setting": key,
+            "expected": key.startswith(("transfer.", "mask.", "pretrain.")),
+            "values": [_setting(arm.identity.get(key, "")) for arm in collection.arms],
+        }
+        for key in collection.varying
+    ]
+
+
+def _setting(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 300 else text[:297] + "..."

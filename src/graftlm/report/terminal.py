@@ -1,0 +1,80 @@
+"""The verdict and the table in a terminal, readable at 80 columns."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from graftlm.report.compare import ArmReport, Report
+from graftlm.report.page import show
+from graftlm.report.verdict import interval, share
+
+_STYLES = {"better": "bold green", "worse": "bold red", "cannot tell": "yellow"}
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Prints the verdict, the table of arms, caveats, warnings and failed jobs."""
+    lead = next((arm for arm in report.arms if arm.word and arm.name in report.headline), None)
+    console.print()
+    console.print(Text(report.headline, style=_STYLES.get(lead.word if lead else "", "bold")))
+    console.print(Text(report.detail))
+    console.print()
+    if report.arms:
+        console.print(_table(report, console.width))
+    for caveat in report.caveats:
+        console.print(Padding(Text(f"• {caveat}"), (0, 0, 0, 1)))
+    for title, lines in (
+        ("Warnings", report.warnings),
+        ("Failed", [f"{item['arm']}, seed {item['finetune_seed']}: {item['error']}" for item in report.failed]),
+    ):
+        if lines:
+            console.print()
+            console.print(Text(title, style="bold"))
+            for line in lines[:12]:
+                console.print(Padding(Text(f"• {line}"), (0, 0, 0, 1)))
+            if len(lines) > 12:
+                console.print(Padding(Text(f"and {len(lines) - 12} more, in the report"), (0, 0, 0, 3)))
+    if report.html:
+        console.print()
+        console.print(Text(f"The whole report: {report.html}"), soft_wrap=True)
+
+
+def _table(report: Report, width: int) -> Table:
+    wide = width >= 110
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("arm", overflow="fold", max_width=None if wide else 22)
+    table.add_column("verdict", overflow="fold", max_width=None if wide else 13)
+    table.add_column("n", justify="right")
+    table.add_column("Δ loss along training" if wide else "Δ loss", justify="left")
+    table.add_column("test", justify="right")
+    table.add_column("steps", justify="right")
+    if wide:
+        table.add_column("compute", justify="right")
+    quality = next((name for name in ("rougeL", "chrf") if any(arm.mean.get(name) is not None for arm in report.arms)), None)
+    if quality:
+        table.add_column("ROUGE-L" if quality == "rougeL" else "chrF", justify="right")
+    for arm in report.arms:
+        table.add_row(*_cells(arm, wide, quality))
+    return table
+
+
+def _cells(arm: ArmReport, wide: bool, quality: str | None) -> list[Text | str]:
+    difference = arm.difference.get("auc")
+    name = escape(arm.name) + (" [dim](control)[/dim]" if arm.control else "")
+    word = "baseline" if arm.is_baseline else arm.word or "not compared"
+    cells: list[Text | str] = [
+        name,
+        Text(word, style=_STYLES.get(arm.word, "dim")),
+        str(len(arm.seeds) if difference is None else difference.n),
+        interval(difference, 3 if wide else 2) if difference else "",
+        show(arm.mean.get("test_loss"), 2),
+        share(arm.mean, "steps_share") if not arm.is_baseline else "",
+    ]
+    if wide:
+        cells.append(share(arm.mean, "compute_share") if not arm.is_baseline else "")
+    if quality:
+        cells.append(show(arm.mean.get(quality), 1))
+    return cells

@@ -1,0 +1,64 @@
+"""Stage `finetune`: the graft, then sequence-to-sequence training of the host (mBART)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytorch_lightning as pl
+import torch
+
+from graftlm.data.corpus import Corpus
+from graftlm.data.format import HostFormat
+from graftlm.data.modules import Seq2SeqDataModule
+from graftlm.jobs import StageContext
+from graftlm.models.build import build_host, donor_config, set_generation
+from graftlm.models.seq2seq import Seq2SeqModule
+from graftlm.stages.training import fit, write_cost
+from graftlm.tracking import tracker
+from graftlm.transfer.callback import TransferCallback
+
+# more calibration texts than any strategy asks tokens for are not read
+_CALIBRATION_TEXTS = 20_000
+
+
+def run(context: StageContext) -> None:
+    """Graft and train the host; leave it, its tokenizer and `transfer.json`."""
+    settings = context.settings
+    corpus = Corpus(context.inputs["corpus"])
+    tokenizer = corpus.host_tokenizer
+    donor = context.inputs.get("pretrain")
+    # the same seed gives every arm the same initial host, whatever the graft then writes into it
+    pl.seed_everything(settings.finetune.seed, verbose=False)
+    host = build_host(settings.model, tokenizer, donor_config(settings.model))
+    report = context.work / "transfer.json"
+    graft = TransferCallback(
+        settings.transfer,
+        donor / "model" if donor is not None else None,
+        tokenizer,
+        calibration=list(itertools.islice(corpus.texts("train"), _CALIBRATION_TEXTS)),
+        held_out=list(itertools.islice(corpus.texts("validation"), settings.transfer.fidelity_texts)),
+        report_path=report,
+        host_pretrained=settings.model.host.checkpoint is not None,
+        progress=context.progress,
+    )
+    format = HostFormat.from_tokenizer(tokenizer)
+    with tracker(context) as track:
+        module = Seq2SeqModule(host, tokenizer, settings.finetune, settings.transfer)
+        data = Seq2SeqDataModule(corpus, settings.finetune, settings.trainer)
+        label = f"finetune {settings.transfer.name} seed {settings.finetune.seed}"
+        cost = fit(context, module, data, settings.finetune, track, label, callbacks=[graft])
+        transfer = json.loads(report.read_text(encoding="utf-8"))
+        cost["graft_seconds"] = round(float(transfer["seconds"]), 3)
+        track.summary({f"cost/{name}": value for name, value in cost.items()})
+        if transfer.get("fidelity"):
+            track.summary({f"fidelity/{name}": value for name, value in transfer["fidelity"]["after"].items()})
+        if module.samples:
+            names = list(module.samples[0])
+            track.table("samples", names, [[sample[name] for name in names] for sample in module.samples])
+    targets = sorted(set(corpus.target_langs("train")))
+    set_generation(host, format, targets[0] if len(targets) == 1 else None)
+    with torch.no_grad():
+        host.eval().save_pretrained(context.work / "model")
+    tokenizer.save_pretrained(context.work / "model")
+    write_cost(context.work, cost)

@@ -1,0 +1,34 @@
+"""Stage `pretrain`: masked-language modelling of the donor (XLM-R) on the corpus."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+
+from graftlm.data.corpus import Corpus
+from graftlm.data.modules import MlmDataModule
+from graftlm.jobs import StageContext
+from graftlm.models.build import build_donor
+from graftlm.models.mlm import MlmModule
+from graftlm.stages.training import fit, write_cost
+from graftlm.tracking import tracker
+
+
+def run(context: StageContext) -> None:
+    """Train the donor and leave it as a Hugging Face folder in `model/`."""
+    settings = context.settings
+    corpus = Corpus(context.inputs["corpus"])
+    pl.seed_everything(settings.pretrain.seed, verbose=False)
+    tokenizer = corpus.donor_tokenizer
+    donor = build_donor(settings.model, tokenizer)
+    cost = {"seconds": 0.0, "steps": 0, "examples": 0, "tokens": 0, "flops": 0, "parameters": donor.num_parameters()}
+    with tracker(context) as track:
+        if settings.pretrain.max_steps:
+            module = MlmModule(donor, settings.pretrain, settings.mask)
+            data = MlmDataModule(corpus, settings.pretrain, settings.mask, settings.trainer)
+            cost = fit(context, module, data, settings.pretrain, track, f"pretrain {settings.mask.name}")
+            track.summary({f"cost/{name}": value for name, value in cost.items()})
+    with torch.no_grad():
+        donor.eval().save_pretrained(context.work / "model")
+    tokenizer.save_pretrained(context.work / "model")
+    write_cost(context.work, cost)

@@ -1,0 +1,290 @@
+"""Sequential ridge: a post-LN encoder carried into a pre-LN one, layer by layer, in closed form.
+
+The donor computes x' = LN(x + f(x)) with x the output of the LayerNorm before; the host y' = y + g(LN(y)). For each
+sublayer in turn, on the host's own stream y:
+
+1. its LayerNorm is fitted, per dimension, so that LN(y) ≈ x (least squares on scale and bias);
+2. the maps that read it (q, k, v or fc1) are corrected by the linear map from LN(y) to x, a ridge towards identity;
+3. it runs up to its output projection, which gives the features A;
+4. with α the slope of y on x and u = x + f(x), the output projection solves a ridge problem for y + [A 1]·W ≈ α·u,
+   regularised towards α times the copied projection; y takes its new value.
+
+At the end the host's last LayerNorm is fitted to the donor's output. Both streams advance together, so memory holds two
+states a token and the features of one sublayer, whatever the depth. Products of a chunk of tokens are computed in
+float32 and summed in float64; the systems are solved in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+
+from graftlm.transfer.anatomy import HOST_LAST_NORM, Block, donor_block, host_block, pair
+
+if TYPE_CHECKING:
+    from graftlm.transfer.graft import Graft
+
+Affine = tuple[Tensor, Tensor]
+# tokens whose products are summed in float32 before they are added in float64
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Options:
+    """See `graftlm.transfer.steps.encoder`."""
+
+    ridge: float = 0.05
+    input_ridge: float | None = 0.01
+    token_scale: float = 0.0
+    weight: float = 0.0
+
+
+@dataclass
+class Batch:
+    """Padded states of one batch, [B, T, d]: donor x, host y; `real` [B, T] marks tokens, `seen` masks attention."""
+
+    x: Tensor
+    y: Tensor
+    real: Tensor
+
+    @property
+    def seen(self) -> Tensor:
+        """Attention mask [B, 1, 1, T]."""
+        return self.real[:, None, None, :]
+
+
+class Normal:
+    """Normal equations of weighted least squares [A 1]·W ≈ R, accumulated over tokens."""
+
+    def __init__(self, features: int, targets: int):
+        self.gram = torch.zeros(features + 1, features + 1, dtype=torch.float64)
+        self.cross = torch.zeros(features + 1, targets, dtype=torch.float64)
+
+    def add(self, a: Tensor, r: Tensor, weight: Tensor | None = None) -> None:
+        """Count tokens: features [n, f], targets [n, t], weights [n]."""
+        a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
+        for start in range(0, len(a), CHUNK):
+            part, goal = a[start : start + CHUNK], r[start : start + CHUNK]
+            left = part if weight is None else part * weight[start : start + CHUNK, None]
+            self.gram += left.T @ part
+            self.cross += left.T @ goal
+
+    def solve(self, prior: Affine, ridge: float) -> Affine:
+        """Weight [t, f] and bias [t], regularised towards `prior` by `ridge` times the mean diagonal."""
+        start = torch.cat([prior[0].T, prior[1][None]]).double()
+        count = len(self.gram) - 1
+        strength = ridge * float(self.gram.diagonal()[:count].mean())
+        system = self.gram.clone()
+        system.diagonal()[:count] += max(strength, 1e-12)
+        system[count, count] += 1e-9 * float(self.gram[count, count]) + 1e-12
+        rest = self.cross - self.gram @ start
+        factor, failed = torch.linalg.cholesky_ex(system)
+        change = torch.cholesky_solve(rest, factor) if not int(failed) else torch.linalg.lstsq(system, rest).solution
+        solution = (start + change).float()
+        return solution[:count].T.contiguous(), solution[count].contiguous()
+
+
+def standardised(y: Tensor, eps: float) -> Tensor:
+    """LayerNorm without scale and bias."""
+    return layer_norm(y, y.shape[-1:], eps=eps)
+
+
+def fit_norm(batches: Sequence[Batch], eps: float, weigh: Callable[[Batch], Tensor] | None = None) -> Affine:
+    """Scale and bias, per dimension, with which the LayerNorm of y comes closest to x."""
+    n = 0.0
+    sz = sx = szz = szx = torch.zeros(())
+    for batch in batches:
+        z = standardised(batch.y[batch.real], eps).double()
+        x = batch.x[batch.real].double()
+        w = torch.ones(len(z), 1, dtype=torch.float64) if weigh is None else weigh(batch).double()[:, None]
+        n += float(w.sum())
+        sz, sx = sz + (w * z).sum(0), sx + (w * x).sum(0)
+        szz, szx = szz + (w * z * z).sum(0), szx + (w * z * x).sum(0)
+    mz, mx = sz / n, sx / n
+    variance = szz / n - mz.square()
+    covariance = szx / n - mz * mx
+    scale = torch.where(variance > 1e-10, covariance / variance.clamp_min(1e-10), torch.zeros_like(variance))
+    return scale.float(), (mx - scale * mz).float()
+
+
+def attention(h: Tensor, seen: Tensor, q: Affine, k: Affine, v: Affine, heads: int) -> Tensor:
+    """Self-attention up to its output projection, [B, T, d] → [B, T, d]."""
+    shape = (*h.shape[:2], heads, -1)
+    query, key, value = (linear(h, *part).view(shape).transpose(1, 2) for part in (q, k, v))
+    mixed = scaled_dot_product_attention(query, key, value, attn_mask=seen)
+    return mixed.transpose(1, 2).reshape(h.shape)
+
+
+def slope(batches: Sequence[Batch]) -> float:
+    """Least-squares slope of y on x over all tokens."""
+    product = square = 0.0
+    for batch in batches:
+        x = batch.x[batch.real].double()
+        product += float((batch.y[batch.real].double() * x).sum())
+        square += float(x.square().sum())
+    return product / square if square > 0 else 1.0
+
+
+@dataclass
+class Sublayer:
+    """Maps of one sublayer of the donor (as they are) and its features as a function of its input and maps."""
+
+    inputs: list[Affine]
+    output: Affine
+    features: Callable[[Tensor, Tensor, list[Affine]], Tensor]
+    norm: Affine
+    eps: float
+
+
+def calibrate_sublayer(batches: list[Batch], part: Sublayer, host_eps: float, options: Options) -> tuple[Affine, list[Affine], Affine]:
+    """Fit one sublayer and advance both streams. Returns the host's LayerNorm, input maps and output projection."""
+    alpha = slope(batches)
+
+    def scales(batch: Batch) -> Tensor:
+        x, y = batch.x[batch.real], batch.y[batch.real]
+        own = (x * y).sum(-1) / x.square().sum(-1).clamp_min(1e-12)
+        own = own.clamp(alpha * 0.05, alpha * 50)
+        return alpha * (own / alpha) ** options.token_scale
+
+    def weights(batch: Batch) -> Tensor | None:
+        if options.weight == 0:
+            return None
+        x, y = batch.x[batch.real], batch.y[batch.real]
+        own = (x * y).sum(-1) / x.square().sum(-1).clamp_min(1e-12)
+        return (own.clamp(alpha * 0.05, alpha * 50) / alpha) ** -options.weight
+
+    norm = fit_norm(batches, host_eps)
+    width = norm[0].numel()
+    inputs = part.inputs
+    if options.input_ridge is not None:
+        equations = Normal(width, width)
+        for batch in batches:
+            h = standardised(batch.y[batch.real], host_eps) * norm[0] + norm[1]
+            equations.add(h, batch.x[batch.real])
+        mapping, shift = equations.solve((torch.eye(width), torch.zeros(width)), options.input_ridge)
+        inputs = [(weight @ mapping, bias + weight @ shift) for weight, bias in part.inputs]
+
+    prior = (alpha * part.output[0], alpha * part.output[1])
+    equations = Normal(part.output[0].shape[1], width)
+    kept: list[Tensor] = []
+    for batch in batches:
+        h = standardised(batch.y, host_eps) * norm[0] + norm[1]
+        ours = part.features(h, batch.seen, inputs)[batch.real]
+        theirs = part.features(batch.x, batch.seen, part.inputs)
+        u = batch.x + linear(theirs, *part.output)
+        s = scales(batch)
+        equations.add(ours, s[:, None] * u[batch.real] - batch.y[batch.real], weights(batch))
+        batch.x = layer_norm(u, u.shape[-1:], *part.norm, eps=part.eps)
+        kept.append(ours)
+    output = equations.solve(prior, options.ridge)
+    for batch, ours in zip(batches, kept, strict=True):
+        batch.y[batch.real] += linear(ours, *output)
+    return norm, inputs, output
+
+
+def choose_texts(graft: Graft, tokens: int, longest: int, seed: int) -> list[Any]:
+    """Texts of at most `tokens` tokens in all, framed by specials, in an order that `seed` alone decides."""
+    import numpy as np
+
+    from graftlm.transfer.fidelity import framed
+
+    longest = min(
+        longest, graft.donor.config.max_position_embeddings - 2, graft.host.config.max_position_embeddings
+    )
+    chosen = []
+    total = 0
+    for index in np.random.default_rng(seed).permutation(len(graft.calibration)):
+        for row in framed([graft.calibration[int(index)]], graft.vocabulary, longest):
+            if total + len(row) > tokens and chosen:
+                return chosen
+            chosen.append(row)
+            total += len(row)
+    return chosen
+
+
+def calibrate(graft: Graft, rows: Sequence[Any], options: Options) -> None:
+    """Fit and write all layers of the host's encoder and its last LayerNorm."""
+    from transformers.activations import ACT2FN
+
+    from graftlm.transfer.fidelity import evaluation
+
+    donor, host = graft.donor, graft.host
+    heads, layers = donor.config.num_attention_heads, donor.config.num_hidden_layers
+    act = ACT2FN[host.config.activation_function]
+    with torch.no_grad(), evaluation(donor, host), graft.progress.task("calibrating the encoder", 2 * layers) as advance:
+        streams = _start(graft, rows)
+
+        def attend(h: Tensor, seen: Tensor, maps: list[Affine]) -> Tensor:
+            return attention(h, seen, maps[0], maps[1], maps[2], heads)
+
+        def feed(h: Tensor, seen: Tensor, maps: list[Affine]) -> Tensor:
+            return act(linear(h, *maps[0]))  # type: ignore[no-any-return]
+
+        for layer in range(layers):
+            ours, theirs = host_block(layer), donor_block(layer)
+            for names, out, norm, to_norm, features in (
+                (("query", "key", "value"), "out", theirs.attention_norm, ours.attention_norm, attend),
+                (("fc1",), "fc2", theirs.ffn_norm, ours.ffn_norm, feed),
+            ):
+                part = Sublayer(
+                    inputs=[_source(graft, getattr(theirs, name)) for name in names],
+                    output=_source(graft, getattr(theirs, out)),
+                    features=features,
+                    norm=_source(graft, norm),
+                    eps=donor.config.layer_norm_eps,
+                )
+                fitted, inputs, output = calibrate_sublayer(streams, part, _eps(graft, to_norm), options)
+                _write(graft, to_norm, fitted, "calibrated", _norm_before(layer, names))
+                for name, value in zip(names, inputs, strict=True):
+                    status = "copied" if options.input_ridge is None else "calibrated"
+                    _write(graft, getattr(ours, name), value, status, getattr(theirs, name))
+                _write(graft, getattr(ours, out), output, "calibrated", getattr(theirs, out))
+                advance(1)
+        last = fit_norm(streams, _eps(graft, HOST_LAST_NORM))
+        _write(graft, HOST_LAST_NORM, last, "calibrated", donor_block(layers - 1).ffn_norm)
+
+
+def _start(graft: Graft, rows: Sequence[Any]) -> list[Batch]:
+    """Both streams after the embeddings."""
+    from graftlm.transfer.fidelity import batches
+
+    donor, host, vocabulary = graft.donor, graft.host, graft.vocabulary
+    encoder = host.model.encoder
+    streams = []
+    for ids, mask in batches(rows, vocabulary.roles["pad"][0]):
+        real = torch.from_numpy(mask)
+        mapped = torch.from_numpy(vocabulary.to_host(ids))
+        mapped[~real] = vocabulary.roles["pad"][1]
+        x = donor.roberta.embeddings(input_ids=torch.from_numpy(ids)).float()
+        words = encoder.embed_tokens(mapped)
+        y = encoder.layernorm_embedding(words + encoder.embed_positions(mapped)).float()
+        streams.append(Batch(x, y, real))
+    return streams
+
+
+def _source(graft: Graft, module: str) -> Affine:
+    weight, bias = pair(module)
+    return graft.source(weight), graft.source(bias)
+
+
+def _write(graft: Graft, module: str, value: Affine, status: str, source: str) -> None:
+    for name, tensor, of in zip(pair(module), value, pair(source), strict=True):
+        graft.write(name, tensor, status, of)
+
+
+def _norm_before(layer: int, names: Sequence[str]) -> str:
+    """The donor's LayerNorm whose output this sublayer reads."""
+    from graftlm.transfer.anatomy import DONOR_EMBEDDING_NORM
+
+    if names != ("fc1",):
+        return donor_block(layer - 1).ffn_norm if layer else DONOR_EMBEDDING_NORM
+    return donor_block(layer).attention_norm
+
+
+def _eps(graft: Graft, module: str) -> float:
+    return float(graft.host.get_submodule(module).eps)

@@ -1,0 +1,142 @@
+"""Carry the embedding block: words by token string, positions and LayerNorm so that the first layer sees the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from graftlm.errors import Problem, TransferError
+from graftlm.schema import setting
+from graftlm.transfer import anatomy
+from graftlm.transfer.graft import Graft, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Embeddings(Step):
+    """The donor computes LN(E + P + T), the host LN(s·E + P') with s = √d if it scales its embeddings, else 1.
+
+    So E is copied unchanged, which keeps the scale of the tied output, and P' = s·(P + T): the LayerNorm does not see
+    a common factor. What is left is the difference of the two epsilons.
+
+    languages: the rows of the host's language codes, which the donor does not have: `start` the row of `<s>`, in whose
+        place mBART-50 puts the code, `mean` the mean of all shared rows, `keep` as they are.
+    missing: rows of other tokens that the donor lacks.
+    decoder: whether the decoder's positions and embedding LayerNorm are written too (its words are the shared ones).
+    beyond: the host's positions past the donor's: `last` repeats the donor's last row, `keep` leaves them.
+    logits_bias: whether the bias of the MLM head becomes `final_logits_bias`.
+    min_shared: refuse a host of whose tokens a smaller share is known to the donor.
+    """
+
+    languages: Literal["start", "mean", "keep"] = "start"
+    missing: Literal["mean", "keep"] = "mean"
+    decoder: bool = True
+    beyond: Literal["last", "keep"] = "last"
+    logits_bias: bool = True
+    min_shared: float = setting(0.5, at_least=0, at_most=1)
+
+    reference: ClassVar[str] = "Rothe et al. 2020 (arXiv:1907.12461) for the copy; the scale is worked out here"
+    writes: ClassVar[tuple[str, ...]] = (
+        *anatomy.HOST_WORDS,
+        anatomy.HOST_BIAS,
+        "model.encoder.embed_positions.weight",
+        "model.encoder.layernorm_embedding.*",
+        "model.decoder.embed_positions.weight",
+        "model.decoder.layernorm_embedding.*",
+    )
+
+    def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
+        if donor["hidden_size"] != host["d_model"]:
+            yield Problem(
+                "model.host.d_model",
+                host["d_model"],
+                f"must be the donor's width {donor['hidden_size']} for this graft ({path})",
+                "set model.host.d_model=null, or take a host checkpoint of that width",
+            )
+
+    def apply(self, graft: Graft) -> None:
+        import torch
+
+        config = graft.host.config
+        scale = float(config.d_model) ** 0.5 if config.scale_embedding else 1.0
+        self._words(graft)
+        place = anatomy.FIRST_POSITION
+        table = scale * (graft.source(anatomy.DONOR_POSITIONS) + graft.source(anatomy.DONOR_TYPES)[0])
+        for side in ("encoder", "decoder") if self.decoder else ("encoder",):
+            name = anatomy.host_positions(side)
+            positions = graft.current(name)
+            known = min(len(table), len(positions))
+            positions[place:known] = table[place:known].to(positions)
+            note = f"rows {place}..{known - 1} = {scale:.4g} x (position + token type 0)"
+            if len(positions) > known and self.beyond == "last":
+                positions[known:] = table[known - 1].to(positions)
+                note += f"; rows {known}..{len(positions) - 1} repeat the last one"
+            elif len(positions) > known:
+                note += f"; rows {known}..{len(positions) - 1} left"
+            graft.write(name, positions, "mapped", f"{anatomy.DONOR_POSITIONS} + {anatomy.DONOR_TYPES}[0]", note)
+            ours, theirs = anatomy.host_embedding_norm(side), anatomy.DONOR_EMBEDDING_NORM
+            for to, of in zip(anatomy.pair(ours), anatomy.pair(theirs), strict=True):
+                graft.write(to, graft.source(of), "copied", of)
+        if self.logits_bias and anatomy.DONOR_BIAS in graft.donor_tensors:
+            bias = graft.current(anatomy.HOST_BIAS)
+            source = graft.source(anatomy.DONOR_BIAS).to(bias)
+            known_rows = self._rows(graft, len(source), bias.shape[1])
+            bias[:] = source.mean()
+            to_, of_ = torch.nonzero(known_rows >= 0)[:, 0], known_rows[known_rows >= 0]
+            bias[0, to_] = source[of_]
+            graft.write(anatomy.HOST_BIAS, bias, "mapped", anatomy.DONOR_BIAS, "by token string; the mean elsewhere")
+
+    def _words(self, graft: Graft) -> None:
+        """Write the word embeddings, in each copy that the host holds for itself."""
+        import torch
+
+        vocabulary = graft.vocabulary
+        share = vocabulary.shared / max(len(vocabulary.donor_of), 1)
+        if share < self.min_shared:
+            raise TransferError.at(
+                f"{graft.path}.min_shared",
+                self.min_shared,
+                f"only {share:.0%} of the host's {len(vocabulary.donor_of)} tokens are known to the donor",
+                "use a host with the donor's vocabulary, or lower it",
+            )
+        source = graft.source(anatomy.DONOR_WORDS)
+        done: set[str] = set()
+        for name in anatomy.HOST_WORDS:
+            if name not in graft.host_tensors or graft.ledger.host_name(name) in done:
+                continue
+            done.add(graft.ledger.host_name(name))
+            words = graft.current(name)
+            donor_of = self._rows(graft, len(source), len(words))
+            known = donor_of >= 0
+            words[known] = source[donor_of[known]].to(words)
+            mean = source[donor_of[known]].mean(0)
+            notes = [f"{int(known.sum())} rows by token string"]
+            codes = torch.tensor(sorted(vocabulary.languages.values()), dtype=torch.long)
+            codes = codes[(codes < len(words)) & ~known[codes]] if len(codes) else codes
+            if len(codes) and self.languages != "keep":
+                start = vocabulary.roles["bos"][0]
+                words[codes] = (source[start] if self.languages == "start" else mean).to(words)
+                notes.append(f"{len(codes)} language codes from {'<s>' if self.languages == 'start' else 'the mean'}")
+            rest = ~known
+            rest[codes] = False
+            rest[len(vocabulary.donor_of) :] = False
+            if bool(rest.any()):
+                if self.missing == "mean":
+                    words[rest] = mean.to(words)
+                notes.append(f"{int(rest.sum())} unknown tokens {'from the mean' if self.missing == 'mean' else 'left'}")
+            graft.write(name, words, "mapped", anatomy.DONOR_WORDS, "; ".join(notes))
+
+    def _rows(self, graft: Graft, donor_rows: int, host_rows: int) -> Tensor:
+        """Donor row of each host row or -1, for tables that may be longer or shorter than the tokenizers."""
+        import torch
+
+        rows = torch.full((host_rows,), -1, dtype=torch.long)
+        known = torch.from_numpy(graft.vocabulary.donor_of)[:host_rows]
+        rows[: len(known)] = torch.where(known < donor_rows, known, -1)
+        return rows
+
+
+STEP = Embeddings

@@ -1,0 +1,53 @@
+"""Copy by name and by id, blind: the negative control that the other steps are measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graftlm.transfer import anatomy
+from graftlm.transfer.graft import Graft, Step
+
+
+@dataclass(frozen=True)
+class Naive(Step):
+    """What a name match gives: no scale, LayerNorms where their names say, rows by id (`<mask>` lands on a language).
+
+    Tables of different length share their first rows; a layer or a tensor of another shape is left out.
+    """
+
+    reference: ClassVar[str] = "the usual state-dict copy; a control"
+    writes: ClassVar[tuple[str, ...]] = (
+        "model.shared.weight",
+        "model.encoder.embed_positions.weight",
+        "model.encoder.layernorm_embedding.*",
+        "model.encoder.layers.*",
+    )
+    encodes: ClassVar[bool] = True
+
+    def apply(self, graft: Graft) -> None:
+        pairs = [
+            (anatomy.HOST_WORDS[0], anatomy.DONOR_WORDS),
+            (anatomy.host_positions(), anatomy.DONOR_POSITIONS),
+        ]
+        for to, of in pairs:
+            ours, theirs = graft.current(to), graft.donor_tensors[of]
+            if ours.shape[1] != theirs.shape[1]:
+                continue
+            rows = min(len(ours), len(theirs))
+            ours[:rows] = graft.source(of)[:rows].to(ours)
+            note = f"rows 0..{rows - 1} by id" + (f", {len(ours) - rows} left" if len(ours) > rows else "")
+            graft.write(to, ours, "copied", of, note)
+        modules = [(anatomy.host_embedding_norm(), anatomy.DONOR_EMBEDDING_NORM)]
+        layers = min(graft.host.config.encoder_layers, graft.donor.config.num_hidden_layers)
+        for layer in range(layers):
+            ours_, theirs_ = anatomy.host_block(layer), anatomy.donor_block(layer)
+            modules += zip(ours_.linear(), theirs_.linear(), strict=True)
+            modules += [(ours_.attention_norm, theirs_.attention_norm), (ours_.ffn_norm, theirs_.ffn_norm)]
+        for module, source in modules:
+            for to, of in zip(anatomy.pair(module), anatomy.pair(source), strict=True):
+                if graft.host_tensors[to].shape == graft.donor_tensors[of].shape:
+                    graft.write(to, graft.source(of), "copied", of)
+
+
+STEP = Naive

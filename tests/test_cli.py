@@ -1,0 +1,282 @@
+"""The whole path as a user runs it: real processes, real files, pico models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graftlm.store import MARKER, read_marker
+from graftlm.tracking import read_metrics
+
+SWEEP = ("run", "-m", "experiment=smoke", "transfer=none,naive,embeddings,calibrated", "finetune.seed=1,2")
+
+
+def graftlm(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "graftlm", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def jobs(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("multirun/*/*/job.json"))]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder in which a sweep over all strategies and two seeds was run."""
+    folder = tmp_path_factory.mktemp("sweep")
+    return folder, graftlm(folder, *SWEEP)
+
+
+def test_a_sweep_ends_with_a_table_and_a_page(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, result = swept
+    assert result.returncode == 0, result.stderr
+    (page,) = folder.glob("multirun/*/report.html")
+    assert result.stdout.rstrip().endswith(f"report: {page.relative_to(folder)}")
+    for arm in ("none", "naive", "embeddings", "calibrated"):
+        assert arm in result.stdout
+    report = json.loads(page.with_suffix(".json").read_text())
+    assert {arm["name"] for arm in report["arms"]} == {"none", "naive", "embeddings", "calibrated"}
+    for arm in report["arms"]:
+        assert [seed["finetune_seed"] for seed in arm["seeds"]] == [1, 2]
+        assert all(seed["test_loss"] > 0 and seed["auc"] > 0 for seed in arm["seeds"])
+
+
+def test_stages_are_shared_between_jobs(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = swept
+    records = jobs(folder)
+    assert len(records) == 8
+    assert all(record["status"] == "done" for record in records)
+    keys = {stage["stage"]: set() for record in records for stage in record["stages"]}
+    for record in records:
+        for stage in record["stages"]:
+            keys[stage["stage"]].add(stage["key"])
+    assert {stage: len(found) for stage, found in keys.items()} == {
+        "corpus": 1,
+        "pretrain": 1,
+        "finetune": 8,
+        "evaluate": 8,
+    }
+    assert [stage["stage"] for stage in records[0]["stages"]] == ["corpus", "finetune", "evaluate"], "no donor"
+
+
+def test_artifacts_are_what_they_say(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = swept
+    for record in jobs(folder):
+        paths = {
+            stage["stage"]: (folder / "multirun" / record["sweep"] / "0" / stage["path"]).resolve()
+            for stage in record["stages"]
+        }
+        for stage, path in paths.items():
+            assert read_marker(path)["stage"] == stage
+        curve = [line for line in read_metrics(paths["finetune"] / "metrics.jsonl") if "val/loss" in line]
+        assert [line["step"] for line in curve] == [0, 5, 10]
+        for line in curve:
+            assert line["val/gap"] == pytest.approx(line["val/loss_shuffled"] - line["val/loss"], abs=1e-4)
+        transfer = json.loads((paths["finetune"] / "transfer.json").read_text())
+        assert transfer["strategy"] == record["choices"]["transfer"]
+        assert len({tensor["name"] for tensor in transfer["host_tensors"]}) == len(transfer["host_tensors"])
+        scores = json.loads((paths["evaluate"] / "scores.json").read_text())
+        examples = [json.loads(line) for line in (paths["evaluate"] / "examples.jsonl").read_text().splitlines()]
+        assert scores["pairs"] == len(examples) == 16
+        tokens = sum(example["tokens"] for example in examples)
+        assert scores["loss"] == pytest.approx(sum(e["loss"] * e["tokens"] for e in examples) / tokens)
+
+
+def test_arms_start_from_the_same_host_and_see_the_same_data(
+    swept: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, _ = swept
+    seen = set()
+    for record in jobs(folder):
+        if record["seeds"]["finetune"] == 1:
+            finetune = folder / "multirun" / record["sweep"] / "0" / record["stages"][-2]["path"]
+            seen.add(tuple((line["examples"], line["tokens"]) for line in read_metrics(finetune / "metrics.jsonl")))
+    assert len(seen) == 1
+
+
+def test_a_model_is_a_plain_hugging_face_folder(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    folder, _ = swept
+    finetuned = sorted(path.parent for path in folder.glob("multirun/store/finetune/*/model"))
+    tokenizer = AutoTokenizer.from_pretrained(finetuned[0] / "model", src_lang="en_XX")
+    model = AutoModelForSeq2SeqLM.from_pretrained(finetuned[0] / "model")
+    batch = tokenizer(["Return the sum of all values."], return_tensors="pt")
+    written = model.generate(**batch, max_new_tokens=8, num_beams=2)
+    # one target language: the folder alone knows what to write first
+    assert written[0, :2].tolist() == [2, tokenizer.convert_tokens_to_ids("en_XX")]
+    assert type(model).__name__ == "MBartForConditionalGeneration"
+    (donor,) = folder.glob("multirun/store/pretrain/*/model")
+    assert type(AutoModelForMaskedLM.from_pretrained(donor)).__name__ == "XLMRobertaForMaskedLM"
+    assert type(AutoTokenizer.from_pretrained(donor)).__name__.startswith("XLMRoberta")
+
+
+def test_plan_and_a_second_run_reuse_everything(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = swept
+    planned = graftlm(folder, "plan", *SWEEP[1:])
+    assert planned.returncode == 0, planned.stderr
+    assert planned.stdout.splitlines()[-1] == "stages: 30 reuse"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob(MARKER)}
+    again = graftlm(folder, *SWEEP)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count(": reused") == 8
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob(MARKER)} == before
+
+
+def test_report_of_a_sweep_can_be_made_again_elsewhere(
+    swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = swept
+    result = graftlm(tmp_path, "report", str(folder / "multirun"), "--out", str(tmp_path / "page"))
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "page").iterdir())[:2] == ["report.html", "report.json"]
+
+
+def test_light_commands_load_no_torch(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = swept
+    code = (
+        "import sys; from graftlm.cli import main; code = main(sys.argv[1:]);"
+        "heavy = [name for name in ('torch', 'transformers', 'datasets', 'wandb', 'pandas') if name in sys.modules];"
+        "sys.exit(f'loaded {heavy}' if heavy else code)"
+    )
+    for words in (["--help"], ["run", "--help"], ["plan", *SWEEP[1:]], ["run", "experiment=smoke", "--cfg", "job"]):
+        result = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True)
+        assert result.returncode == 0, (words, result.stderr)
+        assert result.stdout
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    words = (
+        "run",
+        "experiment=smoke",
+        "transfer=embeddings",
+        "pretrain.max_steps=60",
+        "pretrain.checkpoint_interval=10",
+        "finetune.max_steps=60",
+        "finetune.val_interval=20",
+        "finetune.checkpoint_interval=10",
+    )
+    disturbed, calm = tmp_path / "disturbed", tmp_path / "calm"
+    for folder in (disturbed, calm):
+        folder.mkdir()
+    for stage in ("pretrain", "finetune"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "graftlm", *words],
+            cwd=disturbed,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        deadline = time.monotonic() + 120
+        while not list(disturbed.glob(f"multirun/store/{stage}/*.partial/scratch/last.ckpt")):
+            assert process.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    result = graftlm(disturbed, *words)
+    assert result.returncode == 0, result.stderr
+    assert "going on from step" in result.stderr
+    assert graftlm(calm, *words).returncode == 0
+    for name in ("pretrain/*/model/model.safetensors", "finetune/*/model/model.safetensors"):
+        (one,), (other,) = disturbed.glob(f"multirun/store/{name}"), calm.glob(f"multirun/store/{name}")
+        assert one.read_bytes() == other.read_bytes(), name
+    for stage in ("pretrain", "finetune"):
+        curves = [
+            [
+                {name: value for name, value in line.items() if name != "seconds"}
+                for line in read_metrics(next(folder.glob(f"multirun/store/{stage}/*")) / "metrics.jsonl")
+            ]
+            for folder in (disturbed, calm)
+        ]
+        assert curves[0] == curves[1]
+
+
+def test_an_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
+    words = ("run", "experiment=smoke", "transfer=none", "finetune.max_steps=4000", "finetune.checkpoint_interval=20")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "graftlm", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("multirun/store/finetune/*.partial/scratch/last.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.rstrip().endswith("the same command goes on from here")
+    assert "Traceback" not in said
+    (record,) = tmp_path.glob("multirun/*/job.json")
+    assert json.loads(record.read_text())["status"] == "interrupted"
+    assert not list(tmp_path.glob("multirun/store/finetune/*/artifact.json"))
+    planned = graftlm(tmp_path, "plan", *words[1:])
+    assert "1 resume" in planned.stdout
+
+
+def test_a_failed_job_fails_the_sweep_but_not_the_others(tmp_path: Path) -> None:
+    result = graftlm(
+        tmp_path, "run", "-m", "experiment=smoke", "transfer=none", "finetune.lr=1e-3,1", "finetune.grad_clip=0",
+        "finetune.max_steps=40", "finetune.warmup=0", "trainer.precision=32-true", "model.host.dropout=0.0",
+        "finetune.weight_decay=1", "finetune.schedule=constant",
+    )  # fmt: skip
+    records = jobs(tmp_path)
+    assert len(records) == 2
+    assert records[0]["status"] == "done"
+    assert (tmp_path / "multirun" / records[0]["sweep"] / "report.html").exists()
+    failed = [record for record in records if record["status"] == "failed"]
+    assert result.returncode == (1 if failed else 0)
+
+
+def test_wandb_offline_leaves_a_run_for_each_stage(tmp_path: Path) -> None:
+    result = graftlm(tmp_path, "run", "experiment=smoke", "logger=wandb", "transfer=embeddings", "logger.tags=[mine]")
+    assert result.returncode == 0, result.stderr
+    runs = [read_wandb(path) for path in sorted(tmp_path.glob("multirun/wandb/offline-run-*/run-*.wandb"))]
+    assert sorted(run["job_type"] for run in runs) == ["evaluate", "finetune", "pretrain"]
+    for run in runs:
+        assert run["exit_code"] == 0
+        assert run["group"]
+        assert {"transfer=embeddings", "model=pico", "mine"} <= set(run["tags"])
+    (finetune,) = [run for run in runs if run["job_type"] == "finetune"]
+    (artifact,) = tmp_path.glob("multirun/store/finetune/*/metrics.jsonl")
+    local = [line["val/loss"] for line in read_metrics(artifact) if "val/loss" in line]
+    assert finetune["val/loss"] == pytest.approx(local)
+    assert "fidelity/cosine" in finetune["summary"]
+
+
+def read_wandb(path: Path) -> dict[str, Any]:
+    """An offline run, read back with W&B's own reader."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store = DataStore()
+    store.open_for_scan(str(path))
+    run: dict[str, Any] = {"val/loss": [], "summary": set(), "exit_code": None}
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run |= {"group": record.run.run_group, "job_type": record.run.job_type, "tags": list(record.run.tags)}
+        elif kind == "history":
+            values = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            if "val/loss" in values:
+                run["val/loss"].append(json.loads(values["val/loss"]))
+        elif kind == "summary":
+            run["summary"] |= {item.key or "/".join(item.nested_key) for item in record.summary.update}
+        elif kind == "exit":
+            run["exit_code"] = record.exit.exit_code
+    return run

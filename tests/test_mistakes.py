@@ -1,0 +1,201 @@
+"""What a user gets wrong: one clear line a mistake, exit code 2, nothing left behind.
+
+Each row runs the real command in an empty folder. `{data}` is a folder with the files that `files` writes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from graftlm.cli import main
+
+SMOKE = ("run", "experiment=smoke")
+FILES = (*SMOKE, "data=files")
+
+
+def rows(count: int, **more: object) -> str:
+    return "".join(
+        json.dumps({"text": f"a long text about number {n}", "summary": f"number {n}", "lang": "de", **more}) + "\n"
+        for n in range(count)
+    )
+
+
+@dataclass(frozen=True)
+class Mistake:
+    name: str
+    command: tuple[str, ...]
+    path: str  # the setting that the line must name
+    words: tuple[str, ...]  # what it must say besides
+    files: dict[str, str] = field(default_factory=dict)
+
+
+MISTAKES = [
+    Mistake("no command", ("rum",), "command", ("rum", "run")),
+    Mistake("an option that is none", (*SMOKE, "--fast"), "option", ("--fast",)),
+    Mistake("wrong group name", (*SMOKE, "trasfer=none"), "trasfer", ("did you mean transfer",)),
+    Mistake("wrong choice", (*SMOKE, "transfer=calibrate"), "transfer", ("did you mean calibrated",)),
+    Mistake("wrong choice in a sweep", (*SMOKE, "-m", "mask=r15,r99"), "mask", ("r99", "choices are")),
+    Mistake("misspelt key", (*SMOKE, "finetune.max_step=5"), "finetune.max_step", ("did you mean finetune.max_steps",)),
+    Mistake("no override", (*SMOKE, "finetune.seed"), "override", ("key=value",)),
+    Mistake("mask ratio 1.5", (*SMOKE, "mask.ratio=1.5"), "mask.ratio", ("1.5", "above 0 and below 1", "r15")),
+    Mistake("a word for a number", (*SMOKE, "finetune.lr=fast"), "finetune.lr", ("must be a number",)),
+    Mistake("a negative seed", (*SMOKE, "finetune.seed=-1"), "finetune.seed", ("at least 0",)),
+    Mistake("heads that do not divide", (*SMOKE, "model.donor.heads=5"), "model.donor.heads", ("divide",)),
+    Mistake("no precision", (*SMOKE, "trainer.precision=8"), "trainer.precision", ("32-true",)),
+    Mistake("no accelerator", (*SMOKE, "trainer.accelerator=cpuu"), "trainer.accelerator", ("auto, cpu",)),
+    Mistake("unknown step", (*SMOKE, "transfer.steps=[{step: embedings}]"), "transfer.steps[0].step", ("embeddings",)),
+    Mistake("no file named", FILES, "data.train", ("names no file",)),
+    Mistake(
+        "missing file", (*FILES, "data.train=[nowhere.jsonl]", "data.source_lang=de"), "data.train", ("nowhere.jsonl",)
+    ),
+    Mistake(
+        "empty file",
+        (*FILES, "data.train=[{data}/a.jsonl]", "data.source_lang=de"),
+        "data.train",
+        ("empty",),
+        {"a.jsonl": ""},
+    ),
+    Mistake(
+        "missing column",
+        (*FILES, "data.train=[{data}/a.jsonl]", "data.source_lang=de", "data.columns.target=headline"),
+        "data.columns.target",
+        ("headline", "summary"),
+        {"a.jsonl": rows(30)},
+    ),
+    Mistake(
+        "wrong language code",
+        (*FILES, "data.train=[{data}/a.jsonl]", "data.source_lang=xx_QQ"),
+        "data.source_lang",
+        ("xx_QQ", "known codes"),
+        {"a.jsonl": rows(30)},
+    ),
+    Mistake(
+        "wrong language in a row",
+        (*FILES, "data.train=[{data}/a.jsonl]", "data.columns.source_lang=lang"),
+        "data.columns.source_lang",
+        ("qq",),
+        {"a.jsonl": rows(30, lang="qq")},
+    ),
+    Mistake(
+        "a language of the other format",
+        (*FILES, "data.train=[{data}/a.jsonl]", "data.source_lang=uk_UA", "model.format=cc25"),
+        "data.source_lang",
+        ("model.format=cc25",),
+        {"a.jsonl": rows(30)},
+    ),
+    Mistake(
+        "a format that is not known",
+        (*FILES, "data.train=[{data}/a.docx]", "data.source_lang=de"),
+        "data.train",
+        ("docx", "jsonl"),
+        {"a.docx": "x"},
+    ),
+    Mistake("missing checkpoint", (*SMOKE, "model=base", "model.donor.checkpoint=./nowhere"), "model.donor.checkpoint", ("no such folder",)),
+    Mistake(
+        "a folder without a model",
+        (*SMOKE, "model=base", "model.donor.checkpoint={data}"),
+        "model.donor.checkpoint",
+        ("has no config.json",),
+        {"readme.txt": "nothing"},
+    ),
+    Mistake(
+        "another kind of model",
+        (*SMOKE, "model=base", "model.donor.checkpoint={data}"),
+        "model.donor.checkpoint",
+        ("bert", "must be xlm-roberta"),
+        {"config.json": '{"model_type": "bert"}', "model.safetensors": ""},
+    ),
+    Mistake(
+        "a checkpoint without weights",
+        (*SMOKE, "model=base", "model.donor.checkpoint={data}"),
+        "model.donor.checkpoint",
+        ("has no weights",),
+        {"config.json": '{"model_type": "xlm-roberta"}'},
+    ),
+    Mistake(
+        "a missing shard",
+        (*SMOKE, "model=base", "model.donor.checkpoint={data}"),
+        "model.donor.checkpoint",
+        ("shard", "two.safetensors"),
+        {
+            "config.json": '{"model_type": "xlm-roberta"}',
+            "model.safetensors.index.json": '{"weight_map": {"a": "two.safetensors"}}',
+        },
+    ),
+    Mistake("hub model without network", (*SMOKE, "model=base"), "model.donor.checkpoint", ("hub cannot be reached",)),
+    Mistake(
+        "hub data without network",
+        (*SMOKE, "data=hub", "data.dataset=csebuetnlp/xlsum", "data.source_lang=en"),
+        "data.dataset",
+        ("csebuetnlp/xlsum",),
+    ),
+    Mistake(
+        "shapes that do not fit",
+        (*SMOKE, "transfer=calibrated", "model.host.d_model=64"),
+        "model.host",
+        ("64",),
+    ),
+    Mistake("a store that is a file", (*SMOKE, "store.dir={data}/f/store"), "store.dir", ("cannot be written",), {"f": "x"}),
+    Mistake("report on nothing", ("report", "{data}"), "", ("job.json",), {"x": ""}),
+    Mistake("report on a missing folder", ("report", "nowhere"), "", ("nowhere",)),
+    Mistake(
+        "graft from a missing folder",
+        ("transfer", "--encoder", "./no", "--seq2seq", "config", "--strategy", "naive", "--text", "{data}/t", "--out", "o"),
+        "--encoder",
+        ("no such folder",),
+        {"t": "a line\n"},
+    ),
+    Mistake(
+        "graft by no strategy",
+        ("transfer", "--encoder", "x", "--seq2seq", "config", "--strategy", "copy", "--text", "{data}/t", "--out", "o"),
+        "transfer",
+        ("copy", "choices are"),
+        {"t": "a line\n"},
+    ),
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "-"))
+def test_a_mistake_gets_one_clear_line(
+    mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, content in mistake.files.items():
+        (data / name).write_text(content)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code = main([word.replace("{data}", str(data)) for word in mistake.command])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert len(lines) == 1, lines
+    assert mistake.path in lines[0]
+    for word in mistake.words:
+        assert word in lines[0], lines[0]
+    assert "Traceback" not in lines[0]
+    assert list(here.iterdir()) == [], "something was left behind"
+    assert sorted(path.name for path in data.iterdir()) == sorted(mistake.files)
+
+
+def test_several_mistakes_come_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMOKE, "mask=r99", "finetune.lrr=1", "trasfer=none"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line.split("=")[0] for line in lines] == ["graftlm: mask", "graftlm: finetune.lrr", "graftlm: trasfer"]
+    assert main([*SMOKE, "mask.ratio=2", "finetune.lr=-1", "data=files"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert {line.split("=")[0] for line in lines} == {
+        "graftlm: mask.ratio",
+        "graftlm: finetune.lr",
+        "graftlm: data.train",
+        "graftlm: data.source_lang",
+    }
+    assert list(tmp_path.iterdir()) == []
