@@ -142,3 +142,30 @@ def donor(_donor: Any) -> Any:
 def host(_host: Any) -> Any:
     """A fresh copy of a tiny, randomly initialised mBART (mbart50)."""
     return copy.deepcopy(_host)
+
+
+@pytest.fixture(scope="session")
+def corpus(
+    tmp_path_factory: pytest.TempPathFactory, rows: tuple[list[Pair], list[Text]], model_settings: ModelSettings
+) -> Any:
+    """The small bilingual corpus as an artifact, opened."""
+    from graftlm.data.corpus import Corpus, write_corpus
+
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(divide(*rows), model_settings, folder)
+    return Corpus(folder)
+
+
+def divide(pairs: list[Pair], texts: list[Text]) -> Any:
+    """The rows as `Prepared`: every tenth document held out for validation, every tenth for the test."""
+    from graftlm.data.rows import SPLITS
+    from graftlm.data.splits import Prepared
+
+    def split_of(group: str) -> str:
+        return {8: "validation", 9: "test"}.get(int(group.rsplit("-", 1)[-1]) % 10, "train")
+
+    return Prepared(
+        pairs={split: [row for row in pairs if split_of(row.group) == split] for split in SPLITS},
+        texts={split: [row for row in texts if split_of(row.group) == split] for split in SPLITS},
+        dropped={"a repeat": 3},
+    )

@@ -48,7 +48,7 @@ MISTAKES = [
     Mistake("no precision", (*SMOKE, "trainer.precision=8"), "trainer.precision", ("32-true",)),
     Mistake("no accelerator", (*SMOKE, "trainer.accelerator=cpuu"), "trainer.accelerator", ("auto, cpu",)),
     Mistake("unknown step", (*SMOKE, "transfer.steps=[{step: embedings}]"), "transfer.steps[0].step", ("embeddings",)),
-    Mistake("no file named", FILES, "data.train", ("names no file",)),
+    Mistake("no file named", (*FILES, "data.source_lang=de"), "data.train", ("names no file",)),
     Mistake(
         "missing file", (*FILES, "data.train=[nowhere.jsonl]", "data.source_lang=de"), "data.train", ("nowhere.jsonl",)
     ),
@@ -94,7 +94,12 @@ MISTAKES = [
         ("docx", "jsonl"),
         {"a.docx": "x"},
     ),
-    Mistake("missing checkpoint", (*SMOKE, "model=base", "model.donor.checkpoint=./nowhere"), "model.donor.checkpoint", ("no such folder",)),
+    Mistake(
+        "missing checkpoint",
+        (*SMOKE, "model=base", "model.donor.checkpoint=./nowhere"),
+        "model.donor.checkpoint",
+        ("no such folder",),
+    ),
     Mistake(
         "a folder without a model",
         (*SMOKE, "model=base", "model.donor.checkpoint={data}"),
@@ -139,12 +144,26 @@ MISTAKES = [
         "model.host",
         ("64",),
     ),
-    Mistake("a store that is a file", (*SMOKE, "store.dir={data}/f/store"), "store.dir", ("cannot be written",), {"f": "x"}),
+    Mistake(
+        "a store that is a file", (*SMOKE, "store.dir={data}/f/store"), "store.dir", ("cannot be written",), {"f": "x"}
+    ),
     Mistake("report on nothing", ("report", "{data}"), "", ("job.json",), {"x": ""}),
     Mistake("report on a missing folder", ("report", "nowhere"), "", ("nowhere",)),
     Mistake(
         "graft from a missing folder",
-        ("transfer", "--encoder", "./no", "--seq2seq", "config", "--strategy", "naive", "--text", "{data}/t", "--out", "o"),
+        (
+            "transfer",
+            "--encoder",
+            "./no",
+            "--seq2seq",
+            "config",
+            "--strategy",
+            "naive",
+            "--text",
+            "{data}/t",
+            "--out",
+            "o",
+        ),
         "--encoder",
         ("no such folder",),
         {"t": "a line\n"},

@@ -11,7 +11,8 @@ import yaml
 
 from graftlm.compose import Words, compose_jobs, config_folder
 from graftlm.errors import SettingsError
-from graftlm.schema import DATA_KINDS, MaskSettings, ModelSettings, Settings, TransferSettings, outcome
+from graftlm.fields import outcome
+from graftlm.schema import DATA_KINDS, MaskSettings, ModelSettings, Settings, TransferSettings
 
 
 def plain() -> dict[str, Any]:
@@ -78,7 +79,9 @@ def test_outcome_leaves_out_what_cannot_change_a_result() -> None:
     assert outcome(Settings.from_mapping(mapping)) != outcome(one)
 
 
-@pytest.mark.parametrize("path", sorted(config_folder().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(config_folder().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_each_yaml_opens_with_its_purpose_and_a_command(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if "@package" not in line]
     assert lines[0].startswith("# ")

@@ -18,7 +18,7 @@ import graftlm
 from graftlm.errors import GraftlmError, SettingsError
 
 if TYPE_CHECKING:
-    from graftlm.compose import Job, Words
+    from graftlm.compose import Words
 
 COMMANDS = {
     "run": "train, graft, fine-tune and evaluate: one job, or a sweep with -m",
@@ -103,19 +103,22 @@ def _run(arguments: Sequence[str]) -> int:
     if any(item in ("-h", "--help") for item in arguments):
         print(_run_help("run"))
         return 0
-    from graftlm.compose import compose_jobs
+    from graftlm.compose import compose_jobs, sweep_overrides
 
     words = _words(arguments)
     if words.show:
-        return _hydra(arguments, None)
+        return _hydra(arguments, 0, shown=arguments)
     from graftlm.plan import check_inputs
 
     jobs = compose_jobs(words)
     check_inputs(jobs)
-    return _hydra(arguments, jobs)
+    if words.multirun:
+        flags = [f"--config-dir={folder}" for folder in words.config_dirs]
+        return _hydra([*flags, "--multirun", *sweep_overrides(words)], len(jobs), shown=arguments)
+    return _hydra(arguments, len(jobs), shown=arguments)
 
 
-def _hydra(arguments: Sequence[str], jobs: list[Job] | None) -> int:
+def _hydra(arguments: Sequence[str], total: int, shown: Sequence[str]) -> int:
     """Hand over to Hydra, which launches the jobs; then tell how each ended, and report on a sweep."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -126,10 +129,9 @@ def _hydra(arguments: Sequence[str], jobs: list[Job] | None) -> int:
     from graftlm.jobs import Outcome, run_job
     from graftlm.schema import Settings
 
-    command = "graftlm run " + " ".join(shlex.quote(item) for item in arguments)
+    command = "graftlm run " + " ".join(shlex.quote(item) for item in shown)
     progress = progress_for_terminal()
     ends: list[Outcome] = []
-    total = len(jobs or [])
 
     @hydra.main(version_base="1.3", config_path="pkg://graftlm.conf", config_name="config")
     def task(config: object) -> None:
@@ -220,7 +222,10 @@ def _plan(arguments: Sequence[str]) -> int:
         )
         for stage in stages:
             counts[stage.state] = counts.get(stage.state, 0) + 1
-    print("stages: " + ", ".join(f"{counts[state]} {state}" for state in ("reuse", "resume", "run", "waiting") if state in counts))
+    print(
+        "stages: "
+        + ", ".join(f"{counts[state]} {state}" for state in ("reuse", "resume", "run", "waiting") if state in counts)
+    )
     return 0
 
 
@@ -255,10 +260,15 @@ def _transfer(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("graftlm transfer", description=COMMANDS["transfer"])
     parser.add_argument("--encoder", required=True, metavar="DIR", help="an XLM-R folder or hub name: the donor")
     parser.add_argument(
-        "--seq2seq", required=True, metavar="DIR|config", help="an mBART folder or hub name, or `config`: built to the donor's shape"
+        "--seq2seq",
+        required=True,
+        metavar="DIR|config",
+        help="an mBART folder or hub name, or `config`: built to the donor's shape",
     )
     parser.add_argument("--strategy", required=True, help="one of " + ", ".join(strategies))
-    parser.add_argument("--text", required=True, metavar="FILE", help="text to calibrate on and to measure with, a row a line")
+    parser.add_argument(
+        "--text", required=True, metavar="FILE", help="text to calibrate on and to measure with, a row a line"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the grafted model is written")
     options = parser.parse_args(arguments)
     from graftlm.compose import Words, compose_jobs
@@ -268,7 +278,12 @@ def _transfer(arguments: Sequence[str]) -> int:
     from graftlm.transfer import command
 
     command.run(
-        options.encoder, options.seq2seq, job.settings.transfer, Path(options.text), Path(options.out), progress_for_terminal()
+        options.encoder,
+        options.seq2seq,
+        job.settings.transfer,
+        Path(options.text),
+        Path(options.out),
+        progress_for_terminal(),
     )
     print(f"model: {options.out}")
     return 0

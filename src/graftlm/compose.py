@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,39 @@ def compose_jobs(words: Words) -> list[Job]:
     Raises:
         SettingsError: with every mistake in every job, each once.
     """
+    problems: list[Problem] = []
+    jobs: list[Job] = []
+    with _hydra(words) as base:
+        combinations = _parse_sweep(base, problems).combinations() if words.multirun else iter([base])
+        for overrides in combinations:
+            try:
+                mapping, choices = _compose(overrides)
+                settings = Settings.from_mapping(mapping)
+            except SettingsError as error:
+                problems += error.problems
+                continue
+            jobs.append(Job(tuple(item for item in overrides if not item.startswith("hydra.")), choices, settings))
+    if problems:
+        raise SettingsError(problems)
+    return jobs
+
+
+def sweep_overrides(words: Words) -> list[str]:
+    """The overrides of a sweep with those of its experiment written out.
+
+    Hydra's own sweeper would refuse a command line that varies what the experiment varies too.
+    """
+    with _hydra(words) as base:
+        sweep = _parse_sweep(base, [])
+    return [item for item in sweep.fixed if not item.startswith("hydra.searchpath=")] + [
+        *sweep.varied.values(),
+        "hydra.sweeper.params=null",
+    ]
+
+
+@contextmanager
+def _hydra(words: Words) -> Iterator[tuple[str, ...]]:
+    """Hydra ready to compose from the packaged groups and the user's own; gives the overrides."""
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
@@ -57,21 +91,7 @@ def compose_jobs(words: Words) -> list[Job]:
         if words.config_dirs:
             places = ",".join(f"file://{Path(folder).resolve()}" for folder in words.config_dirs)
             base.append(f"hydra.searchpath=[{places}]")
-        problems: dict[Problem, None] = {}
-        combinations = _expand(base, problems) if words.multirun else [(tuple(base), ())]
-        jobs: list[Job] = []
-        for overrides, swept in combinations:
-            try:
-                mapping, choices = _compose(overrides)
-                settings = Settings.from_mapping(mapping)
-            except SettingsError as error:
-                problems.update(dict.fromkeys(error.problems))
-                continue
-            shown = swept if words.multirun else tuple(item for item in overrides if not item.startswith("hydra."))
-            jobs.append(Job(shown, choices, settings))
-        if problems:
-            raise SettingsError(list(problems))
-        return jobs
+        yield tuple(base)
 
 
 def to_mapping(config: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -165,10 +185,21 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _expand(
-    overrides: Sequence[str], problems: dict[Problem, None]
-) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Every combination of a sweep: all its overrides, and those that vary or were given."""
+@dataclass(frozen=True)
+class _Sweep:
+    """A sweep taken apart: overrides that hold for all jobs, and those with several values, as text and as a list."""
+
+    fixed: tuple[str, ...]
+    varied: dict[str, str]
+    values: dict[str, list[str]]
+
+    def combinations(self) -> Iterator[tuple[str, ...]]:
+        for combination in itertools.product(*self.values.values()):
+            yield (*self.fixed, *combination)
+
+
+def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
+    """What varies, on the command line and in `hydra.sweeper.params` of an experiment; the command line wins."""
     from hydra import compose
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -177,35 +208,35 @@ def _expand(
 
     parser = OverridesParser.create()
     fixed: list[str] = []
-    lists: dict[str, list[str]] = {}
-    for text in overrides:
+    varied: dict[str, str] = {}
+    values: dict[str, list[str]] = {}
+
+    def take(text: str) -> None:
         try:
             parsed = parser.parse_override(text)
         except HydraException as error:
-            problems[_problem(text, error)] = None
-            continue
+            problems.append(_problem(text, error))
+            return
         if parsed.is_sweep_override():
-            lists[parsed.get_key_element()] = [
-                f"{parsed.get_key_element()}={item}" for item in parsed.sweep_string_iterator()
-            ]
+            key = parsed.get_key_element()
+            varied[key] = text
+            values[key] = [f"{key}={item}" for item in parsed.sweep_string_iterator()]
         else:
             fixed.append(text)
-    # the sweep of an experiment file; the command line wins over it
+
+    for text in overrides:
+        take(text)
     try:
         config = compose("config", overrides=fixed, return_hydra_config=True)
         params = OmegaConf.to_container(config.hydra.sweeper.params) if config.hydra.sweeper.get("params") else {}
     except (HydraException, OmegaConfBaseException):
         params = {}  # the mistake is found and explained when the jobs are composed
-    given = {item.partition("=")[0].lstrip("+") for item in [*overrides]}
-    for key, value in params.items():  # type: ignore[union-attr]
-        if str(key) not in given:
-            parsed = parser.parse_override(f"{key}={value}")
-            if parsed.is_sweep_override():
-                lists.setdefault(str(key), [f"{key}={item}" for item in parsed.sweep_string_iterator()])
-            else:
-                fixed.append(f"{key}={value}")
-    shown = tuple(item for item in fixed if not item.startswith("hydra."))
-    return [((*fixed, *combination), (*shown, *combination)) for combination in itertools.product(*lists.values())]
+    given = {item.partition("=")[0].lstrip("+") for item in overrides}
+    if isinstance(params, dict):
+        for key, value in params.items():
+            if str(key) not in given:
+                take(f"{key!s}={value!s}")
+    return _Sweep(tuple(fixed), varied, values)
 
 
 def config_folder() -> Path:

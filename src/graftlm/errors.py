@@ -29,10 +29,11 @@ class Problem:
 
 
 class GraftlmError(Exception):
-    """The root: something a user can mend. `problems` holds at least one."""
+    """The root: something a user can mend. `problems` holds at least one, and each once."""
 
     def __init__(self, problems: Sequence[Problem] | Problem):
-        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        given = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        self.problems: tuple[Problem, ...] = tuple({str(problem): problem for problem in given}.values())
         if not self.problems:
             raise ValueError("an error needs at least one problem")
         super().__init__("\n".join(str(problem) for problem in self.problems))

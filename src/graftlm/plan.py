@@ -15,7 +15,8 @@ from typing import Any, Literal
 from graftlm.compose import Job
 from graftlm.data.sources import check_source, open_source
 from graftlm.errors import CheckpointError, Problem, SettingsError
-from graftlm.schema import Settings, outcome
+from graftlm.fields import outcome
+from graftlm.schema import Settings
 from graftlm.store import StageKey, Store, file_digest
 
 # A stage's version goes up when its code changes what it leaves: artifacts of an earlier one are then not reused.
@@ -147,7 +148,7 @@ def check_inputs(jobs: Sequence[Job]) -> None:
     Raises:
         SettingsError: with every mistake found, each once.
     """
-    problems: dict[Problem, None] = {}
+    problems: list[Problem] = []
     seen: set[str] = set()
 
     def once(name: str) -> bool:
@@ -158,13 +159,13 @@ def check_inputs(jobs: Sequence[Job]) -> None:
     for job in jobs:
         settings = job.settings
         if once("data" + json.dumps(outcome(settings.data), sort_keys=True)):
-            problems.update(dict.fromkeys(check_source(settings.data, "data")))
+            problems += check_source(settings.data, "data")
         if once("pair" + json.dumps([outcome(settings.model), outcome(settings.transfer)], sort_keys=True)):
-            problems.update(dict.fromkeys(_check_pair(settings)))
+            problems += _check_pair(settings)
         if once("store" + settings.store.dir):
-            problems.update(dict.fromkeys(_check_folder("store.dir", settings.store.dir)))
+            problems += _check_folder("store.dir", settings.store.dir)
     if problems:
-        raise SettingsError(list(problems))
+        raise SettingsError(problems)
 
 
 def _check_pair(settings: Settings) -> list[Problem]:

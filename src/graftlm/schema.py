@@ -1,49 +1,18 @@
 """The settings of an experiment, typed and validated.
 
 `Settings.from_mapping` turns a plain mapping (what Hydra composed, resolved) into dataclasses and collects *all*
-mistakes before it raises one `SettingsError`. A range or a help line stands where the field is declared; so does
-`outcome=False`, which marks a setting that cannot change a result (workers, folders, loggers) and is therefore left
-out of an artifact's key.
+mistakes before it raises one `SettingsError`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from graftlm.data.languages import CODES, nearest, to_code
 from graftlm.errors import Problem, SettingsError
-
-
-def setting(
-    default: Any = dataclasses.MISSING,
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
-    outcome: bool = True,
-    remedy: str = "",
-) -> Any:
-    """A dataclass field with its range, its remedy, and whether it changes the outcome."""
-    metadata = {
-        "above": above,
-        "at_least": at_least,
-        "below": below,
-        "at_most": at_most,
-        "outcome": outcome,
-        "remedy": remedy,
-    }
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
+from graftlm.fields import build, did_you_mean, setting
 
 # --- the model pair -------------------------------------------------------------------------------------------------
 
@@ -131,6 +100,16 @@ class DataSettings:
     validation_share: float = setting(0.05, above=0, at_most=0.4)
     test_share: float = setting(0.05, above=0, at_most=0.4)
 
+    @classmethod
+    def from_plain(cls, mapping: Mapping[str, Any], path: str, problems: list[Problem]) -> DataSettings | None:
+        """The settings of one source, of the class that its `kind` names."""
+        kind = mapping.get("kind")
+        if kind not in DATA_KINDS:
+            problems.append(Problem(f"{path}.kind", kind, "is no kind of source", "one of " + ", ".join(DATA_KINDS)))
+            return None
+        built: DataSettings | None = build(DATA_KINDS[kind], mapping, path, problems)
+        return built
+
 
 @dataclass(frozen=True)
 class DocstringsData(DataSettings):
@@ -205,7 +184,10 @@ class HubData(DataSettings):
     def check(self, path: str) -> Iterator[Problem]:
         if not self.dataset:
             yield Problem(
-                f"{path}.dataset", "null", "names no data set", f"give a name, for example {path}.dataset=csebuetnlp/xlsum"
+                f"{path}.dataset",
+                "null",
+                "names no data set",
+                f"give a name, for example {path}.dataset=csebuetnlp/xlsum",
             )
         yield from _check_languages(path, self.source_lang, self.target_lang, self.columns)
 
@@ -222,19 +204,21 @@ class MixtureData(DataSettings):
             yield Problem(f"{path}.sources", list(self.sources), "a mixture needs at least two sources")
         for name, weight in self.weights.items():
             if name not in self.sources:
-                yield Problem(f"{path}.weights.{name}", weight, "is no source of this mixture", _did_you_mean(name, self.sources))
+                yield Problem(
+                    f"{path}.weights.{name}", weight, "is no source of this mixture", did_you_mean(name, self.sources)
+                )
             elif not weight > 0:
                 yield Problem(f"{path}.weights.{name}", weight, "must be above 0")
         for name, source in self.sources.items():
             problems: list[Problem] = []
-            build_data({"name": name, "task": self.task, **source}, f"{path}.sources.{name}", problems)
+            DataSettings.from_plain({"name": name, "task": self.task, **source}, f"{path}.sources.{name}", problems)
             yield from problems
 
     def parts(self) -> dict[str, DataSettings]:
         """The settings of each source, by name."""
         built: dict[str, DataSettings] = {}
         for name, source in self.sources.items():
-            part = build_data({"name": name, "task": self.task, **source}, f"data.sources.{name}", [])
+            part = DataSettings.from_plain({"name": name, "task": self.task, **source}, f"data.sources.{name}", [])
             assert part is not None, "checked when the settings were built"
             built[name] = part
         return built
@@ -448,7 +432,7 @@ class Settings:
             SettingsError: with every mistake found.
         """
         problems: list[Problem] = []
-        built = _build(cls, mapping, "", problems)
+        built = build(cls, mapping, "", problems)
         if built is not None:
             problems.extend(_across(built))
         if problems:
@@ -470,7 +454,10 @@ def _across(settings: Settings) -> Iterator[Problem]:
             )
         if settings.transfer.needs_donor and pretrain.max_steps == 0:
             yield Problem(
-                "pretrain.max_steps", 0, "a donor built from scratch must be trained", "set it, or name model.donor.checkpoint"
+                "pretrain.max_steps",
+                0,
+                "a donor built from scratch must be trained",
+                "set it, or name model.donor.checkpoint",
             )
     if model.host.checkpoint is None:
         for name in ("max_source_length", "max_target_length"):
@@ -505,166 +492,3 @@ def _codes(data: DataSettings) -> Iterator[tuple[str, str]]:
         for name in ("source_lang", "target_lang"):
             if getattr(data, name) is not None:
                 yield f"data.{name}", getattr(data, name)
-
-
-# --- from plain values to dataclasses -----------------------------------------------------------------------------------
-
-
-def build_data(mapping: Mapping[str, Any], path: str, problems: list[Problem]) -> DataSettings | None:
-    """The settings of one source, of the class that its `kind` names."""
-    kind = mapping.get("kind")
-    if kind not in DATA_KINDS:
-        problems.append(Problem(f"{path}.kind", kind, "is no kind of source", "one of " + ", ".join(DATA_KINDS)))
-        return None
-    return _build(DATA_KINDS[kind], mapping, path, problems)
-
-
-def outcome(value: Any) -> Any:
-    """A settings dataclass as plain values, without the fields that cannot change a result."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            item.name: outcome(getattr(value, item.name))
-            for item in dataclasses.fields(value)
-            if item.metadata.get("outcome", True)
-        }
-    if isinstance(value, Mapping):
-        return {str(key): outcome(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [outcome(item) for item in value]
-    return value
-
-
-def build(kind: type[Any], mapping: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
-    """An instance of any settings dataclass (the parameters of a graft step, for one), or None after problems."""
-    return _build(kind, mapping, path, problems)
-
-
-def _build(kind: type[Any], mapping: Any, path: str, problems: list[Problem]) -> Any:
-    if not isinstance(mapping, Mapping):
-        problems.append(Problem(path, mapping, "must be a group of settings"))
-        return None
-    hints = get_type_hints(kind)
-    fields = {item.name: item for item in dataclasses.fields(kind)}
-    for name in mapping:
-        if name not in fields:
-            problems.append(Problem(_join(path, name), mapping[name], "is no setting", _did_you_mean(name, fields)))
-    before = len(problems)
-    values: dict[str, Any] = {}
-    for name, item in fields.items():
-        where = _join(path, name)
-        if name not in mapping:
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                problems.append(Problem(where, None, "is missing"))
-            continue
-        if kind is Settings and name == "data" and isinstance(mapping[name], Mapping):
-            values[name] = build_data(mapping[name], where, problems)
-            continue
-        values[name] = _convert(hints[name], mapping[name], where, item.metadata, problems)
-    if len(problems) > before:
-        return None
-    built = kind(**values)
-    check = getattr(built, "check", None)
-    if check is not None:
-        problems.extend(check(path))
-    return built
-
-
-def _join(path: str, name: object) -> str:
-    return f"{path}.{name}" if path else str(name)
-
-
-def _did_you_mean(name: object, known: Any) -> str:
-    close = difflib.get_close_matches(str(name), [str(item) for item in known], n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else "known are " + ", ".join(map(str, known))
-
-
-def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any], problems: list[Problem]) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _build(hint, value, path, problems)
-    converted = _cast(hint, value)
-    if converted is _REFUSED:
-        problems.append(Problem(path, value, f"must be {_describe(hint)}", metadata.get("remedy") or ""))
-        return None
-    if isinstance(converted, int | float) and not isinstance(converted, bool):
-        wanted = _range(converted, metadata)
-        if wanted:
-            problems.append(Problem(path, value, f"must be {wanted}", metadata.get("remedy") or ""))
-    return converted
-
-
-_REFUSED = object()
-
-
-def _cast(hint: Any, value: Any) -> Any:
-    """The value as the type wants it, or `_REFUSED`. A single value stands for a list of one."""
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None if type(None) in get_args(hint) else _REFUSED
-        for option in get_args(hint):
-            if option is not type(None):
-                converted = _cast(option, value)
-                if converted is not _REFUSED:
-                    return converted
-        return _REFUSED
-    if origin is Literal:
-        return value if value in get_args(hint) else _REFUSED
-    if origin is list:
-        (inner,) = get_args(hint)
-        items = value if isinstance(value, list | tuple) else [value]
-        if value is None:
-            return _REFUSED
-        converted = [_cast(inner, item) for item in items]
-        return _REFUSED if any(item is _REFUSED for item in converted) else converted
-    if origin is dict:
-        _, inner = get_args(hint)
-        if not isinstance(value, Mapping):
-            return _REFUSED
-        pairs = {str(key): _cast(inner, item) for key, item in value.items()}
-        return _REFUSED if any(item is _REFUSED for item in pairs.values()) else pairs
-    if hint is typing.Any:
-        return value
-    if hint is bool:
-        return value if isinstance(value, bool) else _REFUSED
-    if hint is int:
-        if isinstance(value, bool):
-            return _REFUSED
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        return value if isinstance(value, int) else _REFUSED
-    if hint is float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return _REFUSED
-        return float(value)
-    if hint is str:
-        # YAML reads `1` as a number where a name is meant; a nested structure is a mistake
-        return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else _REFUSED
-    return value if isinstance(value, hint) else _REFUSED
-
-
-def _describe(hint: Any) -> str:
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join("null" if option is type(None) else _describe(option) for option in get_args(hint))
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    if origin is list:
-        return f"a list, each item {_describe(get_args(hint)[0])}"
-    if origin is dict:
-        return "a group of settings"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return names.get(hint, str(hint))
-
-
-def _range(value: float, metadata: Mapping[str, Any]) -> str:
-    """The range in words where the value lies outside it, else an empty string."""
-    bounds = [
-        ("above", lambda bound: value > bound, "above"),
-        ("at_least", lambda bound: value >= bound, "at least"),
-        ("below", lambda bound: value < bound, "below"),
-        ("at_most", lambda bound: value <= bound, "at most"),
-    ]
-    given = [(metadata[name], holds, words) for name, holds, words in bounds if metadata.get(name) is not None]
-    if all(holds(bound) for bound, holds, _ in given):
-        return ""
-    return " and ".join(f"{words} {bound:g}" for bound, _, words in given)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -138,7 +137,7 @@ class Store:
             "files": files,
         }
         write_json(partial / MARKER, marker)
-        os.replace(partial, final)
+        partial.replace(final)
 
 
 def read_marker(path: Path) -> dict[str, Any]:
@@ -178,4 +177,4 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON by rename, so that a reader never sees half a file."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

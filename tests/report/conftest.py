@@ -1,4 +1,4 @@
-"""Realistic fake sweeps with a known truth, in the exact format that jobs and artifacts have. A fixture of tests only."""
+"""Realistic fake sweeps with a known truth, in the exact format that jobs and artifacts have. For tests only."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ TEXTS = {
 
 def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def write_lines(path: Path, rows: Sequence[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _key(*parts: Any) -> str:
@@ -60,7 +60,9 @@ def _key(*parts: Any) -> str:
 class FakeSweep:
     """Writes jobs below `root/sweep` and artifacts below `root/store`."""
 
-    def __init__(self, root: Path, *, steps: int = 1000, examples: int = 60, seed_sd: float = 0.08, noise: float = 0.03):
+    def __init__(
+        self, root: Path, *, steps: int = 1000, examples: int = 60, seed_sd: float = 0.08, noise: float = 0.03
+    ):
         self.root, self.steps, self.examples, self.seed_sd, self.noise = root, steps, examples, seed_sd, noise
         self.count = 0
         self.text: Callable[[int, str], str] = lambda index, language: f"{TEXTS[language]} [{index}]"
@@ -70,7 +72,11 @@ class FakeSweep:
             "model": {"name": "tiny", "format": "mbart50", "donor": {"layers": 4}, "host": {"decoder_layers": 2}},
             "data": {"name": "docstrings", "kind": "docstrings", "task": "summarization", "max_pairs": 5000},
             "mask": {"name": arm.mask, "ratio": int(arm.mask[1:]) / 100},
-            "transfer": {"name": arm.name, "steps": [{"step": arm.name}] if arm.name != "none" else [], "encoder_lr": 1.0},
+            "transfer": {
+                "name": arm.name,
+                "steps": [{"step": arm.name}] if arm.name != "none" else [],
+                "encoder_lr": 1.0,
+            },
             "pretrain": {"seed": pretrain_seed, "max_steps": 2000},
             "finetune": {"seed": finetune_seed, "max_steps": self.steps, "lr": 0.001, "batch_tokens": 4096},
             "evaluate": {"num_beams": 4, "max_new_tokens": 32, "batch_size": 32},
@@ -87,7 +93,9 @@ class FakeSweep:
             node[last] = value
         return settings
 
-    def job(self, arm: FakeArm, finetune_seed: int, pretrain_seed: int = 1, *, status: str = "done", error: str = "") -> Path:
+    def job(
+        self, arm: FakeArm, finetune_seed: int, pretrain_seed: int = 1, *, status: str = "done", error: str = ""
+    ) -> Path:
         """One job and what it leaves; artifacts of one key are written once."""
         folder = self.root / "sweep" / str(self.count)
         self.count += 1
@@ -125,14 +133,25 @@ class FakeSweep:
             return folder
         store = self.root / "store"
         for stage, key in keys.items():
-            write_json(store / stage / key / "artifact.json", {"stage": stage, "key": key, "version": 1, "seconds": 3.0})
+            write_json(
+                store / stage / key / "artifact.json", {"stage": stage, "key": key, "version": 1, "seconds": 3.0}
+            )
         if pretrain:
             write_json(
                 store / "pretrain" / pretrain / "cost.json",
-                {"seconds": 90.0, "steps": 2000, "examples": 64000, "tokens": 8_000_000, "flops": 9e13, "parameters": 2e6},
+                {
+                    "seconds": 90.0,
+                    "steps": 2000,
+                    "examples": 64000,
+                    "tokens": 8_000_000,
+                    "flops": 9e13,
+                    "parameters": 2e6,
+                },
             )
         if not (store / "finetune" / finetune / "cost.json").exists():
-            self._finetune(store / "finetune" / finetune, store / "evaluate" / evaluate, arm, finetune_seed, pretrain_seed)
+            self._finetune(
+                store / "finetune" / finetune, store / "evaluate" / evaluate, arm, finetune_seed, pretrain_seed
+            )
         return folder
 
     def _finetune(self, finetune: Path, evaluate: Path, arm: FakeArm, seed: int, pretrain_seed: int) -> None:
@@ -145,13 +164,20 @@ class FakeSweep:
         rows: list[dict[str, Any]] = []
         for step in range(0, self.steps + 1, every):
             done = np.log1p(step) / np.log1p(self.steps)
-            loss = 9.0 - 5.5 * done**1.8 + level * done + (arm.early * (1 - done) + arm.late * done + shift) * min(1, 3 * done)
+            loss = (
+                9.0
+                - 5.5 * done**1.8
+                + level * done
+                + (arm.early * (1 - done) + arm.late * done + shift) * min(1, 3 * done)
+            )
             loss += shared.normal(0, 0.01)
             base = {"step": step, "examples": step * 32, "tokens": step * 4096, "seconds": step * 0.05}
             if step:
                 rows.append({**base, "train/loss": loss + 0.1, "train/lr": 1e-3})
             gap = arm.gap * done**2
-            rows.append({**base, "val/loss": loss, "val/loss_shuffled": loss + gap, "val/gap": gap, "val/chrf": 30 * done})
+            rows.append(
+                {**base, "val/loss": loss, "val/loss_shuffled": loss + gap, "val/gap": gap, "val/chrf": 30 * done}
+            )
         write_lines(finetune / "metrics.jsonl", rows)
         write_json(
             finetune / "cost.json",
@@ -166,7 +192,9 @@ class FakeSweep:
         write_json(evaluate / "scores.json", scores)
         write_json(evaluate / "cost.json", {"seconds": 5.0})
 
-    def _evaluate(self, arm: FakeArm, final: float, shared: Any, own: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def _evaluate(
+        self, arm: FakeArm, final: float, shared: Any, own: Any
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         hard = np.random.default_rng(3).normal(0, 0.8, self.examples)
         examples = []
         for index in range(self.examples):
@@ -178,7 +206,7 @@ class FakeSweep:
                     "index": index,
                     "source": f"def list_packages_{index}(path): ... # {reference}",
                     "reference": reference,
-                    "prediction": f"{arm.name}: {reference[: 30 + index % 20]}",
+                    "prediction": f"{reference[: 30 + index % 20]} ({arm.name})",
                     "source_lang": language,
                     "target_lang": language,
                     "loss": loss,
@@ -196,7 +224,12 @@ class FakeSweep:
             lead = {"rouge1": 14.0 + bonus, "rouge2": 5.0, "rougeL": 12.0 + bonus, "chrf": 20.0 + bonus, "bleu": 2.0}
             return {
                 **{"pairs": self.examples, "rouge1": quality + 6, "rouge2": quality - 10, "rougeL": quality},
-                **{"chrf": quality + 9, "bleu": quality / 3, "length_ratio": 0.93, "lead1": {**lead, "pairs": self.examples}},
+                **{
+                    "chrf": quality + 9,
+                    "bleu": quality / 3,
+                    "length_ratio": 0.93,
+                    "lead1": {**lead, "pairs": self.examples},
+                },
             }
 
         languages = {code: table(bonus) for code, bonus in zip(LANGUAGES, (3.0, 0.0, -6.0), strict=True)}
@@ -246,7 +279,9 @@ def transfer_record(arm: FakeArm) -> dict[str, Any]:
         **{"version": 1, "strategy": arm.name, "control": arm.control, "seconds": 4.0},
         **{"donor": {"class": "XLMRobertaForMaskedLM", "parameters": 2_000_000}, "host": {"class": "mBART"}},
         **{"vocabulary": {"shared": 7990, "donor_only": 10, "host_only": 52, "roles": {}}, "host_tensors": tensors},
-        "donor_tensors": [{"name": "lm_head.dense.weight", "shape": [192, 192], "status": "unused", "note": "no place"}],
+        "donor_tensors": [
+            {"name": "lm_head.dense.weight", "shape": [192, 192], "status": "unused", "note": "no place"}
+        ],
         "counts": {
             **{"host": counted, "host_parameters": {name: 147456 * count for name, count in counted.items()}},
             "donor": {"used": 4, "unused": 1},

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from graftlm.console import Progress, Silent
 from graftlm.data import tokenizers
 from graftlm.data.format import HostFormat
 from graftlm.data.languages import CODES, nearest
-from graftlm.data.rows import SPLITS, Pair, Split, Text
+from graftlm.data.rows import SPLITS, Pair, Split
 from graftlm.data.tokens import TokenFile, TokenWriter
 from graftlm.errors import CheckpointError, DataError, Problem, StoreError
 from graftlm.schema import ModelSettings, Settings
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MOST_UNKNOWN = 0.05  # share of <unk> beyond which a tokenizer does not know the text
 _TEXT_SPLITS: tuple[Split, ...] = ("train", "validation")
+_SIDES = {"texts": "texts' tokens", "source": "sources' tokens", "target": "targets' tokens"}
 _ROWS_A_TIME = 2000
 
 
@@ -165,6 +166,7 @@ class _Writing:
 
     def write(self, name: str, tokenizer: Any, texts: Sequence[str], langs: Sequence[str]) -> None:
         unknown = tokenizer.unk_token_id
+        side = name.split(".")[0]
         with (
             self._progress.task(f"tokens of {name}", len(texts)) as advance,
             TokenWriter(self._folder / name, len(tokenizer)) as writer,
@@ -173,8 +175,9 @@ class _Writing:
                 some = texts[start : start + _ROWS_A_TIME]
                 for ids, lang in zip(tokenizers.encode(tokenizer, some), langs[start:], strict=False):
                     writer.append(ids)
-                    self._seen[lang] += len(ids)
-                    self._unknown[lang] += ids.count(unknown)
+                    for key in ("all", side, lang):
+                        self._seen[key] += len(ids)
+                        self._unknown[key] += ids.count(unknown)
                 advance(len(some))
         np.save(self._folder / f"{name}.langs.npy", np.asarray([self._index[lang] for lang in langs], dtype=np.uint8))
         lengths = TokenFile(self._folder / name).lengths
@@ -188,10 +191,8 @@ class _Writing:
             }
 
     def unknown_shares(self) -> dict[str, float]:
-        """The share of `<unk>` among the tokens of each language, and of "all"."""
-        shares = {lang: self._unknown[lang] / count for lang, count in sorted(self._seen.items()) if count}
-        total = sum(self._seen.values())
-        return {"all": sum(self._unknown.values()) / total if total else 0.0, **shares}
+        """The share of `<unk>` among the tokens of "all", of each side (texts, source, target) and each language."""
+        return {key: self._unknown[key] / count if count else 0.0 for key, count in self._seen.items()}
 
 
 def _tokenizers(prepared: Prepared, model: ModelSettings, progress: Progress) -> tuple[Any, Any]:
@@ -240,17 +241,21 @@ def _check_languages(prepared: Prepared, format: HostFormat, model: ModelSetting
 
 
 def _check_unknown(writing: _Writing, model: ModelSettings) -> None:
+    # by side: sources that are all unknown would drown in the text for masked-language modelling
     shares = writing.unknown_shares()
-    if shares["all"] <= MOST_UNKNOWN:
+    side = max((side for side in _SIDES if side in shares), key=lambda side: shares[side])
+    if shares[side] <= MOST_UNKNOWN:
         return
-    worst = max((lang for lang in shares if lang != "all"), key=lambda lang: shares[lang])
+    worst = max((key for key in shares if key not in ("all", *_SIDES)), key=lambda lang: shares[lang])
     name = "vocab_size" if model.vocab_size is not None else "donor.checkpoint"
     value = model.vocab_size if model.vocab_size is not None else model.donor.checkpoint
     raise DataError.at(
         f"model.{name}",
         value,
-        f"the tokenizer does not know {shares['all']:.0%} of the text's tokens ({worst}: {shares[worst]:.0%})",
-        "take a larger vocabulary" if model.vocab_size is not None else "take a checkpoint whose vocabulary fits the text",
+        f"the tokenizer does not know {shares[side]:.0%} of the {_SIDES[side]} (of all {worst}: {shares[worst]:.0%})",
+        "take a larger vocabulary"
+        if model.vocab_size is not None
+        else "take a checkpoint whose vocabulary fits the text",
     )
 
 

@@ -75,6 +75,11 @@ class HostFormat:
         """The token that generation must write first, or None."""
         return None if self.kind == "cc25" else self.languages[lang]
 
+    def strip_source(self, ids: Sequence[int]) -> list[int]:
+        """The plain ids of an encoder input."""
+        specials = self.specials
+        return [int(id_) for id_ in ids if id_ not in specials]
+
     def strip(self, ids: Sequence[int]) -> list[int]:
         """The plain ids of a generated row or of labels: up to `</s>`, without specials and ignored labels (-100).
 

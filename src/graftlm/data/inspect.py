@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from graftlm.console import progress_for_terminal
 from graftlm.data.rows import SPLITS, Pair, Text
 from graftlm.data.sources import check_source, open_source
 from graftlm.data.splits import Prepared, draw, prepare
@@ -28,7 +29,7 @@ def show(settings: DataSettings, rows: int, console: Console) -> None:
     problems = check_source(settings)
     if problems:
         raise DataError(problems)
-    prepared = prepare(open_source(settings), settings)
+    prepared = prepare(open_source(settings), settings, progress_for_terminal())
     console.print(f"[bold]{escape(settings.name)}[/bold] ({escape(settings.kind)}, {escape(settings.task)})")
     console.print(_counts(prepared))
     console.print(_lengths(prepared))

@@ -104,18 +104,17 @@ def _words(allowed: Flags, begins: Flags, counts: Ids, rng: np.random.Generator)
         if not len(places):
             continue
         # a word begins at ▁, and after anything that is no ordinary piece
-        starts = begins[row, places] | np.diff(places, prepend=-2).astype(bool) & (np.diff(places, prepend=-2) != 1)
+        starts = begins[row, places] | (np.diff(places, prepend=-2) != 1)
         starts[0] = True
         words = np.split(places, np.flatnonzero(starts)[1:])
+        order = [words[index] for index in rng.permutation(len(words))]
         taken = 0
-        for index in rng.permutation(len(words)):
-            word = words[index]
-            if taken and taken + len(word) > count:
-                continue
-            chosen[row, word] = True
-            taken += len(word)
-            if taken >= count:
-                break
+        for word in order:
+            if taken + len(word) <= count:
+                chosen[row, word] = True
+                taken += len(word)
+        if not taken:  # every word is longer than the share: the shortest passes it by least
+            chosen[row, min(order, key=len)] = True
     return chosen
 
 

@@ -4,9 +4,10 @@ How groups are assigned. A row that names its split keeps it. The others are ass
 row names. Where groups are many and small (the inverse Simpson index of their sizes, times the smaller share, is at
 least 50, so that chance moves a share by about 14%), a group goes where the sha256 of its name, read as a number in
 [0, 1), falls: an assignment that new groups do not disturb. Where groups are few and large (packages), the groups are
-walked in the order of their hashes, and each goes into the held-out split that is emptier, if it still fits there,
-else into train; a held-out split that stays below half of its share then takes the group of train that brings it
-nearest to its share and leaves train the larger part. So train keeps the bulk, and large groups stay whole.
+walked in the order of their hashes, and each goes into the held-out split that is emptier, if it still fits there and
+is no more than a third of it (so that several groups make a split), else into train; a held-out split that stays below
+half of its share then takes the group of train that brings it nearest to its share and leaves train the larger part.
+So train keeps the bulk, and large groups stay whole.
 
 Repeats are compared with whitespace and case folded. A text of a test row (source or target) is dropped from
 validation and train, a text of a validation row from train; inside a split one copy is kept.
@@ -27,6 +28,7 @@ from graftlm.schema import DataSettings
 
 Row = TypeVar("Row", Pair, Text)
 ENOUGH_GROUPS = 50
+LARGEST_PART = 1 / 3
 _HELD_OUT: tuple[Split, ...] = ("test", "validation")  # in the order of who wins a repeat
 
 
@@ -123,7 +125,7 @@ def _greedily(sizes: Mapping[str, int], shares: Mapping[Split, float], total: in
     assigned: dict[str, Split] = {}
     for group in order:
         split = min(target, key=lambda each: (filled[each] / target[each], each))
-        if filled[split] + sizes[group] <= target[split]:
+        if filled[split] + sizes[group] <= target[split] and sizes[group] <= max(1.0, LARGEST_PART * target[split]):
             assigned[group] = split
             filled[split] += sizes[group]
         else:

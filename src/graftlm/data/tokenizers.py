@@ -32,7 +32,8 @@ Piece = tuple[str, float]
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
 COVERAGE = 0.9995  # share of all characters that get a piece of their own: SentencePiece's default, XLM-R's setting
-TRAINING_CHARACTERS = 4_000_000  # a vocabulary of thousands changes little beyond this much text
+CHARACTERS_A_PIECE = 250  # of text that the vocabulary is trained on: 2 million for 8,000 pieces, some 10 s
+LEAST_CHARACTERS = 1_000_000
 
 _RESERVED = frozenset((*SPECIALS, MASK, *MBART50))
 _RESERVED_PATTERN = re.compile("|".join(re.escape(token) for token in sorted(_RESERVED, key=len, reverse=True)))
@@ -64,7 +65,7 @@ def train_pieces(texts: Sequence[str], vocab_size: int) -> list[Piece]:
     """Pieces and their log-probabilities, most likely first.
 
     Args:
-        texts: the training split; at most `TRAINING_CHARACTERS` of it are read, spread evenly over the texts.
+        texts: the training split; some of it is read (`CHARACTERS_A_PIECE`), spread evenly over the texts.
         vocab_size: of the donor's whole vocabulary: the 5 special tokens count. Little text gives fewer pieces.
 
     The trainer adds up in an order that differs from run to run, so scores differ in the 14th digit. They are rounded,
@@ -73,7 +74,7 @@ def train_pieces(texts: Sequence[str], vocab_size: int) -> list[Piece]:
     from tokenizers import Tokenizer, models, trainers
 
     wanted = vocab_size - len(SPECIALS) - 1
-    sample = _covered(_sample(texts), max(wanted // 2, 1))
+    sample = _covered(_sample(texts, max(LEAST_CHARACTERS, CHARACTERS_A_PIECE * vocab_size)), max(wanted // 2, 1))
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = _xlmr_pre_tokenizer()
     trainer = trainers.UnigramTrainer(
@@ -228,12 +229,11 @@ def _xlmr_pre_tokenizer() -> Any:
     )
 
 
-def _sample(texts: Sequence[str]) -> list[str]:
-    """Texts spread evenly, with about `TRAINING_CHARACTERS` characters in all."""
-    total = sum(map(len, texts))
-    if total <= TRAINING_CHARACTERS:
+def _sample(texts: Sequence[str], characters: int) -> list[str]:
+    """Texts spread evenly, with about so many characters in all."""
+    share = characters / max(sum(map(len, texts)), 1)
+    if share >= 1:
         return [plain(text) for text in texts]
-    share = TRAINING_CHARACTERS / total
     return [plain(text) for index, text in enumerate(texts) if int((index + 1) * share) > int(index * share)]
 
 

@@ -44,7 +44,9 @@ class TokenWriter:
     def __enter__(self) -> TokenWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -58,7 +60,9 @@ class TokenFile:
             self.offsets: npt.NDArray[np.int64] = np.load(_with(self.path, ".offsets.npy"))
             size = binary.stat().st_size
         except (OSError, ValueError) as error:
-            raise StoreError.at("store", self.path, f"its tokens cannot be read: {error}", "delete the artifact") from error
+            raise StoreError.at(
+                "store", self.path, f"its tokens cannot be read: {error}", "delete the artifact"
+            ) from error
         total = int(self.offsets[-1])
         if total and size not in (2 * total, 4 * total):
             raise StoreError.at("store", binary, f"holds {size} bytes for {total} tokens", "delete the artifact")

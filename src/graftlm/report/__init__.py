@@ -44,6 +44,8 @@ def build_report(dirs: Sequence[Path], out: Path) -> Report:
             partial.write_bytes(text.encode("utf-8", errors="replace"))
             partial.replace(out / name)
     except OSError as error:
-        raise ReportError.at("report.out", out, f"cannot be written ({error.strerror})", "name another folder") from error
+        raise ReportError.at(
+            "report.out", out, f"cannot be written ({error.strerror})", "name another folder"
+        ) from error
     report.html = str(out / "report.html")
     return report

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from graftlm.errors import ReportError
-from graftlm.report.records import Artifacts, Run, read_run
+from graftlm.report.records import Artifacts, Run, mapping, number, read_run
 
 # choices that say where a job ran or what wrote it down, not what it is
 _IDLE_CHOICES = {"logger", "launch", "sweep", "debug", "experiment", "trainer"}
@@ -38,7 +38,7 @@ class Job:
 
     @property
     def choices(self) -> dict[str, str]:
-        return {str(key): str(value) for key, value in (self.record.get("choices") or {}).items()}
+        return {str(key): str(value) for key, value in self.record["choices"].items()}
 
     @property
     def transfer(self) -> str:
@@ -49,8 +49,8 @@ class Job:
         return self.transfer == str(self.flat.get("report.baseline", "none"))
 
     def seed(self, stage: str) -> int:
-        value = (self.record.get("seeds") or {}).get(stage, self.flat.get(f"{stage}.seed", 0))
-        return int(value) if isinstance(value, int | float) else 0
+        value = self.record["seeds"].get(stage, self.flat.get(f"{stage}.seed", 0))
+        return int(found) if (found := number(value)) is not None else 0
 
     def identity(self) -> dict[str, Any]:
         """Every setting that can change the outcome, apart from seeds (and, for the baseline, the donor's side)."""
@@ -101,7 +101,11 @@ class Collection:
         """The settings that differ between arms. A setting of the donor's side says nothing about a baseline."""
         keys = sorted({key for arm in self.arms for key in arm.identity})
         seen = {
-            key: {_plain(arm.identity.get(key)) for arm in self.arms if not (arm.is_baseline and key.startswith(_DONOR_SIDE))}
+            key: {
+                _plain(arm.identity.get(key))
+                for arm in self.arms
+                if not (arm.is_baseline and key.startswith(_DONOR_SIDE))
+            }
             for key in keys
         }
         return [key for key in keys if len(seen[key]) > 1]
@@ -156,7 +160,9 @@ def _arms(jobs: Sequence[Job], warnings: list[str]) -> list[Arm]:
     arms: list[Arm] = []
     for name, group in zip(names, grouped.values(), strict=True):
         first = group[0]
-        arm = Arm(name, first.transfer, first.is_baseline, False, first.identity(), first.context(), choices=first.choices)
+        arm = Arm(
+            name, first.transfer, first.is_baseline, False, first.identity(), first.context(), choices=first.choices
+        )
         seen: dict[tuple[int, int], str] = {}
         for job in group:
             run = read_run(job.path, job.record, artifacts)
@@ -179,7 +185,8 @@ def _arms(jobs: Sequence[Job], warnings: list[str]) -> list[Arm]:
         arm.runs.sort(key=lambda run: (run.finetune_seed, run.pretrain_seed or 0))
         arm.control = bool((arm.runs[0].transfer or {}).get("control", first.flat.get("transfer.control", False)))
         arms.append(arm)
-    return sorted(arms, key=lambda arm: (not arm.is_baseline, arm.control))
+    order = list(dict.fromkeys(arm.transfer for arm in arms))
+    return sorted(arms, key=lambda arm: (not arm.is_baseline, arm.control, order.index(arm.transfer)))
 
 
 def _names(jobs: Sequence[Job]) -> list[str]:
@@ -197,15 +204,16 @@ def _names(jobs: Sequence[Job]) -> list[str]:
         return len({job.choices.get(key) for job in among}) > 1
 
     told = [key for key in groups if varies(key)]
-    labels = [
-        [job.transfer, *(job.choices.get(key, "") for key in told if not (job.is_baseline and key == "mask"))] for job in jobs
+    parts = [
+        [job.transfer, *(job.choices.get(key, "") for key in told if not (job.is_baseline and key == "mask"))]
+        for job in jobs
     ]
     overridden = [key for key in _overridden(jobs) if len({_plain(job.flat.get(key)) for job in jobs}) > 1]
     for key in overridden:
-        for job, label in zip(jobs, labels, strict=True):
+        for job, part in zip(jobs, parts, strict=True):
             if not (job.is_baseline and key.startswith(_ARM_SIDE)) and key in job.flat:
-                label.append(f"{_short(key)}={_text(job.flat[key])}")
-    joined = [" · ".join(filter(None, label)) for label in labels]
+                part.append(f"{_short(key)}={_text(job.flat[key])}")
+    joined = [" · ".join(filter(None, part)) for part in parts]
     # two arms of one label differ by a setting that no override names: name it
     for label, count in Counter(joined).items():
         if count > 1:
@@ -225,7 +233,7 @@ def _overridden(jobs: Sequence[Job]) -> list[str]:
     """The dotted settings that any job overrides, in order, without seeds and what cannot change a result."""
     keys: dict[str, None] = {}
     for job in jobs:
-        for text in job.record.get("overrides") or []:
+        for text in job.record["overrides"]:
             key = str(text).split("=", 1)[0].lstrip("+~")
             if "." in key and key not in _SEEDS and not _is_idle(key) and not key.startswith("hydra."):
                 keys[key] = None
@@ -256,6 +264,13 @@ def _read_job(path: Path, warnings: list[str]) -> Job | None:
     if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
         warnings.append(f"{path}: is no record of a job (it has no settings)")
         return None
+    overrides = record.get("overrides")
+    record = {
+        **record,
+        "choices": mapping(record.get("choices")),
+        "overrides": [str(item) for item in overrides] if isinstance(overrides, list) else [],
+        "seeds": mapping(record.get("seeds")),
+    }
     return Job(path, record, flatten(record["settings"]))
 
 
@@ -307,4 +322,5 @@ def _short(key: str) -> str:
 
 
 def _number(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+    found = number(value)
+    return default if found is None else found

@@ -13,10 +13,10 @@ import numpy as np
 
 from graftlm.report import statistics as stats
 from graftlm.report.collect import Arm, Collection
+from graftlm.report.figures import READ, fidelity_of, figures_of, languages_of, means_of, score
 from graftlm.report.records import Run, number
 from graftlm.report.statistics import Difference
 
-SCORES = ("rouge1", "rouge2", "rougeL", "chrf", "bleu")
 # figures that are compared, and whether less is better (None: neither is)
 FIGURES: dict[str, tuple[str, bool | None]] = {
     "auc": ("validation loss along training", True),
@@ -46,6 +46,7 @@ class ArmReport:
     word: str = ""
     words: str = ""
     basis: str = ""
+    exact_speaks: bool = False
     seeds_needed: int | None = None
     differs: dict[str, list[Any]] = field(default_factory=dict)
     fidelity: dict[str, Any] | None = None
@@ -80,7 +81,11 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; nan and infinity become null."""
-        data: dict[str, Any] = {"version": 1, "verdict": self.verdict, **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "html"}}
+        data: dict[str, Any] = {
+            "version": 1,
+            "verdict": self.verdict,
+            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "html"},
+        }
         data["arms"] = [arm.to_json() for arm in self.arms]
         cleaned: dict[str, Any] = clean(data)
         return cleaned
@@ -110,9 +115,9 @@ def rule(confidence: float) -> str:
     return (
         "The primary figure, chosen beforehand, is the mean validation loss over the log-step axis, paired by "
         "fine-tuning seed. An arm is called better or worse if at least three seeds are paired, the "
-        f"{confidence:.0%} t-interval of the paired differences excludes zero, the t-test's p corrected by Holm over the "
-        f"arms is at most {level}, and, where the seeds are many enough for an exact sign-flip test to reach that level "
-        "at all, its corrected p agrees. Controls are corrected among themselves. Otherwise: cannot tell."
+        f"{confidence:.0%} t-interval of the paired differences excludes zero, the t-test's p corrected by Holm over "
+        f"the arms is at most {level}, and, where the seeds are many enough for an exact sign-flip test to reach that "
+        "level at all, its corrected p agrees. Controls are corrected among themselves. Otherwise: cannot tell."
     )
 
 
@@ -134,7 +139,9 @@ def compare(collection: Collection) -> Report:
         for item in family:
             _say(item, tested, collection.confidence)
     if not baselines:
-        warnings.insert(0, "no baseline among these jobs (a job with transfer=none): nothing to compare the arms against")
+        warnings.insert(
+            0, "no baseline among these jobs (a job with transfer=none): nothing to compare the arms against"
+        )
     from graftlm.report.verdict import caveats, verdict
 
     headline, detail = verdict(results, collection.confidence)
@@ -160,7 +167,9 @@ def _baseline_of(arm: Arm, baselines: Sequence[Arm]) -> Arm | None:
 def _differs(arm: Arm, base: Arm) -> dict[str, list[Any]]:
     keys = sorted({*arm.context, *base.context})
     return {
-        key: [base.context.get(key), arm.context.get(key)] for key in keys if arm.context.get(key) != base.context.get(key)
+        key: [base.context.get(key), arm.context.get(key)]
+        for key in keys
+        if arm.context.get(key) != base.context.get(key)
     }
 
 
@@ -170,7 +179,8 @@ def _measure(arm: Arm, base: Arm | None, collection: Collection, warnings: list[
         alone = sorted({run.finetune_seed for run in arm.runs} - set(by_seed))
         if alone:
             warnings.append(
-                f"{arm.name}: no baseline run with finetune seed {', '.join(map(str, alone))}; not part of the comparison"
+                f"{arm.name}: no baseline run with finetune seed {', '.join(map(str, alone))}; "
+                "left out of the comparison"
             )
         missing = sorted(set(by_seed) - {run.finetune_seed for run in arm.runs})
         if missing:
@@ -178,16 +188,16 @@ def _measure(arm: Arm, base: Arm | None, collection: Collection, warnings: list[
                 f"{arm.name}: no run with finetune seed {', '.join(map(str, missing))}, which the baseline has; "
                 "an arm whose failed runs are missing may look better than it is"
             )
-    seeds = [_figures(run, by_seed.get(run.finetune_seed)) for run in arm.runs]
+    seeds = [figures_of(run, by_seed.get(run.finetune_seed)) for run in arm.runs]
     result = ArmReport(
         name=arm.name,
         is_baseline=arm.is_baseline,
         control=arm.control,
         compared_to=base.name if base else None,
         seeds=seeds,
-        mean=_means(seeds),
-        languages=_languages(arm.runs),
-        fidelity=_fidelity(arm.runs),
+        mean=means_of(seeds),
+        languages=languages_of(arm.runs),
+        fidelity=fidelity_of(arm.runs),
     )
     if base is None:
         return result
@@ -199,7 +209,7 @@ def _measure(arm: Arm, base: Arm | None, collection: Collection, warnings: list[
     result.pairs = len({run.finetune_seed for run, _ in pairs})
     confidence = collection.confidence
     for name in FIGURES:
-        difference = stats.paired(_paired(pairs, _READ.get(name, _score(name))), confidence)
+        difference = stats.paired(_paired(pairs, READ.get(name, score(name))), confidence)
         if difference is not None:
             result.difference[name] = difference
     examples = _example_differences(pairs)
@@ -208,27 +218,6 @@ def _measure(arm: Arm, base: Arm | None, collection: Collection, warnings: list[
         if found is not None:
             result.difference["test_loss"] = found
     return result
-
-
-def curve_area(run: Run, other: Run | None = None) -> float:
-    """The primary figure: the mean validation loss over log steps, over the steps that `other` has as well."""
-    steps = run.curve["step"]
-    if other is None:
-        return stats.area(steps, run.curve["loss"])
-    first, last = max(steps[0], other.curve["step"][0]), min(steps[-1], other.curve["step"][-1])
-    return stats.area(steps, run.curve["loss"], float(first), float(last))
-
-
-def _score(name: str) -> Callable[[Run, Run | None], float | None]:
-    return lambda run, _: number((run.scores.get("all") or {}).get(name))
-
-
-_READ: dict[str, Callable[[Run, Run | None], float | None]] = {
-    "auc": curve_area,
-    "val_loss": lambda run, _: float(run.curve["loss"][-1]),
-    "test_loss": lambda run, _: number(run.scores.get("loss")),
-    "gap": lambda run, _: number(run.scores.get("gap")),
-}
 
 
 def _paired(pairs: Sequence[tuple[Run, Run]], read: Callable[[Run, Run | None], float | None]) -> list[float]:
@@ -242,7 +231,7 @@ def _paired(pairs: Sequence[tuple[Run, Run]], read: Callable[[Run, Run | None], 
 
 
 def _example_differences(pairs: Sequence[tuple[Run, Run]]) -> tuple[stats.Floats, stats.Floats] | None:
-    """[seeds, examples] differences of the loss and the tokens of each example; None where the examples do not match."""
+    """[seeds, examples] differences of the loss, and the tokens of each example; None where none match."""
     rows: dict[int, list[stats.Floats]] = defaultdict(list)
     shared: set[Any] | None = None
     tables = []
@@ -264,112 +253,19 @@ def _example_differences(pairs: Sequence[tuple[Run, Run]]) -> tuple[stats.Floats
     return np.stack([np.mean(rows[seed], axis=0) for seed in sorted(rows)]), weights
 
 
-def _figures(run: Run, base: Run | None) -> dict[str, Any]:
-    """All figures of one run; the shares are null where the baseline's best was never reached (then see `..._above`)."""
-    curve, cost, donor = run.curve, run.cost, run.donor_cost
-    figures: dict[str, Any] = {
-        "finetune_seed": run.finetune_seed,
-        "pretrain_seed": run.pretrain_seed,
-        "auc": curve_area(run),
-        "val_loss": float(curve["loss"][-1]),
-        "val_loss_best": float(np.nanmin(curve["loss"])),
-        "test_loss": number(run.scores.get("loss")),
-        "gap": number(run.scores.get("gap")),
-        **{name: value for name in (*SCORES, "length_ratio") if (value := _score(name)(run, None)) is not None},
-        "seconds": cost.get("seconds"),
-        "graft_seconds": cost.get("graft_seconds"),
-        "donor_seconds": donor.get("seconds", 0.0),
-        "flops": cost.get("flops"),
-        "donor_flops": donor.get("flops", 0.0),
-        "parameters": cost.get("parameters"),
-        "command": run.command,
-        "job": run.job,
-    }
-    if base is None or base is run:
-        return figures
-    best = int(np.argmin(base.curve["loss"]))
-    goal, needed = float(base.curve["loss"][best]), float(base.curve["step"][best])
-    if needed <= 0:
-        return figures
-    reached = stats.first_reach(curve["step"], curve["loss"], goal)
-    last = float(curve["step"][-1])
-    figures["steps_share"] = None if reached is None else reached / needed
-    figures["steps_share_above"] = last / needed if reached is None else None
-    spent = flops_at(base, needed)
-    if spent:
-        charged = donor.get("flops", 0.0) + flops_at(run, last if reached is None else reached)
-        figures["compute_share"] = None if reached is None else charged / spent
-        figures["compute_share_above"] = charged / spent if reached is None else None
-    return figures
-
-
-def flops_at(run: Run, step: float) -> float:
-    """The fine-tuning flops spent up to a step: the total by the share of tokens read (of steps where unknown)."""
-    total, steps = run.cost.get("flops"), run.curve["step"]
-    tokens = run.curve["tokens"]
-    if total is None:
-        return 0.0
-    if np.all(np.isfinite(tokens)) and tokens[-1] > 0:
-        whole = max(float(tokens[-1]), run.cost.get("tokens", 0.0))
-        return total * float(np.interp(step, steps, tokens)) / whole
-    return total * step / max(float(steps[-1]), run.cost.get("steps", 0.0), 1.0)
-
-
-def _means(seeds: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Means over seeds; of the censored shares the median, with its bound where it is censored itself."""
-    names = dict.fromkeys(name for item in seeds for name in item)
-    mean: dict[str, float | None] = {}
-    for name in names:
-        if name in ("finetune_seed", "pretrain_seed", "command", "job") or name.endswith("_above"):
-            continue
-        if name.endswith("_share"):
-            told = [item for item in seeds if name in item]
-            bounds = [item[f"{name}_above"] or math.inf for item in told]
-            mean[name], mean[f"{name}_above"] = stats.median_censored([item[name] for item in told], bounds)
-            continue
-        values = [found for item in seeds if (found := number(item.get(name))) is not None]
-        mean[name] = fmean(values) if values else None
-    return mean
-
-
-def _languages(runs: Sequence[Run]) -> dict[str, dict[str, float | None]]:
-    """Mean scores over seeds, per language; the lead-1 line's as `lead1.NAME`."""
-    gathered: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        languages = run.scores.get("languages")
-        tables = {"all": run.scores.get("all"), **(languages if isinstance(languages, dict) else {})}
-        for code, table in tables.items():
-            if not isinstance(table, dict):
-                continue
-            lead = table.get("lead1")
-            lines = {**table, **{f"lead1.{key}": value for key, value in (lead if isinstance(lead, dict) else {}).items()}}
-            for name, value in lines.items():
-                if (found := number(value)) is not None:
-                    gathered[str(code)][name].append(found)
-    return {code: {name: fmean(values) for name, values in table.items()} for code, table in gathered.items()}
-
-
-def _fidelity(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The first run's fidelity: before and after the graft, on the donor's held-out text."""
-    for run in runs:
-        found = (run.transfer or {}).get("fidelity")
-        if isinstance(found, dict):
-            return {name: found[name] for name in ("before", "after", "layers", "texts", "tokens") if name in found}
-    return None
-
-
 def _say(arm: ArmReport, tested: int, confidence: float) -> None:
     """The words for one arm, by the rule."""
     difference = arm.difference.get("auc")
     count = difference.n if difference else 0
     seeds = f"{count} seed" + ("" if count == 1 else "s")
     arm.word = stats.judge(difference, tested, confidence)
+    arm.exact_speaks = difference is not None and stats.exact_can_speak(count, tested, confidence)
     if difference is None:
         arm.words = "cannot tell: no run is paired with a baseline run"
         return
     if arm.word != "cannot tell":
         arm.words = arm.word
-        arm.basis = "exact and t-test" if stats.exact_can_speak(count, tested, confidence) else "t-test only"
+        arm.basis = "exact and t-test" if arm.exact_speaks else "t-test only"
         return
     arm.words = f"cannot tell with {seeds}"
     if count > 1 and difference.sd is not None and difference.low is None:
@@ -377,6 +273,8 @@ def _say(arm: ArmReport, tested: int, confidence: float) -> None:
         return
     if count < stats.FEWEST_SEEDS:
         arm.words += ", too few for a claim beyond " + ("it" if count == 1 else "them")
+    elif difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high:
+        arm.words += f": its interval excludes zero, but not after correction for {tested} arms"
     needed = stats.seeds_needed(difference, (1 - confidence) / max(tested, 1))
     if needed is not None:
         arm.seeds_needed = max(needed, count + 1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from graftlm.report.compare import FIGURES, ArmReport, Report
-from graftlm.report.page import duration, flops, pvalue, show
-from graftlm.report.verdict import interval, share
+from graftlm.report.text import duration, flops, interval, pvalue, share, show
 
 
 def to_markdown(report: Report) -> str:
@@ -23,8 +22,9 @@ def to_markdown(report: Report) -> str:
     lines += ["| " + " | ".join(_row(arm, names)) + " |" for arm in report.arms]
     lines += [
         "",
-        f"Differences are against the baseline, with {report.confidence:.0%} intervals. *steps* and *compute*: the share of "
-        "the baseline's that an arm needed to reach the baseline's best validation loss, the donor's training charged.",
+        f"Differences are against the baseline, with {report.confidence:.0%} intervals. *steps* and *compute*: the "
+        "share of the baseline's that an arm needed to reach the baseline's best validation loss, the donor's "
+        "training charged.",
         "",
         "## Costs",
         "",
@@ -40,7 +40,9 @@ def to_markdown(report: Report) -> str:
         lines += ["## Warnings", "", *(f"- {escape(warning)}" for warning in report.warnings), ""]
     if report.failed:
         lines += ["## Failed jobs", ""]
-        lines += [f"- {escape(item['arm'])}, seed {item['finetune_seed']}: {escape(item['error'])}" for item in report.failed]
+        lines += [
+            f"- {escape(item['arm'])}, seed {item['finetune_seed']}: {escape(item['error'])}" for item in report.failed
+        ]
         lines.append("")
     return "\n".join(lines)
 

@@ -52,6 +52,8 @@
         marker: { color: faint(colour, 0.45), size: 5 }, showlegend: false });
       if (known) traces.push({ type: "scatter", mode: "lines", x: [item.low, item.high], y: [place, place], hoverinfo: "skip",
         line: { color: colour, width: 3, dash: arm.dash }, showlegend: false });
+      if (known) traces.push({ type: "scatter", mode: "markers", x: [item.low, item.high], y: [place, place], hoverinfo: "skip", showlegend: false,
+        marker: { symbol: "line-ns", size: 10, line: { color: colour, width: 2 } } });
       traces.push({ type: "scatter", mode: "markers", x: [item.mean], y: [place], showlegend: false,
         marker: { color: arm.control ? look.paper : colour, size: 11, symbol: arm.symbol.replace("-open", ""), line: { color: colour, width: 2 } },
         hovertemplate: `${plain(arm.name)}<br>${item.mean.toFixed(4)}` +
@@ -91,9 +93,10 @@
       traces.push({ type: "scatter", mode: "lines", x, y: values.mean, name: short(arm.name) + (arm.control ? " (control)" : ""), legendgroup,
         line: { color: colour, width: arm.control ? 1.75 : 2.5, dash: arm.dash }, hovertemplate: `${plain(arm.name)}: %{y:.4f}<extra></extra>` });
     });
-    const titles = { step: "fine-tuning steps", examples: "fine-tuning examples", flops: "floating-point operations, donor's training charged" };
+    const titles = { step: "fine-tuning steps", examples: "fine-tuning examples", flops: narrow() ? "flops, donor charged" : "floating-point operations, donor's training charged" };
     plot("curves", traces, {
-      xaxis: { title: { text: titles[by] + (log ? " (log scale)" : "") }, type: log ? "log" : "linear", exponentformat: "power", dtick: log ? 1 : undefined, nticks: 6 },
+      xaxis: { title: { text: titles[by] + (log ? " (log scale)" : "") }, type: log ? "log" : "linear", exponentformat: by === "flops" ? "power" : "none", separatethousands: true, dtick: log && by !== "flops" ? 1 : undefined, nticks: 6 },
+      shapes: figure === "difference" ? [{ type: "line", x0: 0, x1: 1, xref: "paper", y0: 0, y1: 0, line: { color: look.colour(arms.find((arm) => arm.baseline) || arms[0]), width: 2 } }] : [],
       yaxis: { title: { text: $("curve-figure") ? $("curve-figure").selectedOptions[0].textContent : "" } },
       hovermode: by === "step" && !single ? "x unified" : "closest" }, look);
   }
@@ -130,7 +133,7 @@
     if (leads.some((value) => value !== null)) {
       leads.forEach((value, place) => { if (value !== null) shapes.push({ type: "line", x0: value, x1: value, y0: place - 0.36, y1: place + 0.36, line: { color: look.ink, width: 2 } }); });
       traces.push({ type: "scatter", mode: "markers", x: leads, y: codes.map((_, place) => place), name: "lead-1 (first sentence of the source)",
-        marker: { symbol: "line-ns", size: 14, color: look.ink, line: { width: 2, color: look.ink } }, hovertemplate: "lead-1: %{x:.1f}<extra></extra>" });
+        marker: { symbol: "line-ns", size: 10, color: look.ink, line: { width: 2, color: look.ink } }, hovertemplate: "lead-1: %{x:.1f}<extra></extra>" });
     }
     $("languages").style.height = Math.max(240, 150 + 44 * codes.length) + "px";
     plot("languages", traces, { shapes, xaxis: { title: { text: $("language-figure").selectedOptions[0].textContent } },
@@ -147,7 +150,7 @@
         { type: "scatter", mode: "lines", x: [0, mean], y: [place, place], line: { color: colour, width: 3, dash: arm.dash }, hoverinfo: "skip", showlegend: false },
         { type: "scatter", mode: "markers", x: arm.gaps, y: arm.gaps.map(() => place), marker: { color: faint(colour, 0.55), size: 8, symbol: arm.symbol },
           showlegend: false, hovertemplate: `${plain(arm.name)}: %{x:.3f}<extra></extra>` }];
-    }), { xaxis: { title: { text: "loss with shuffled sources minus loss with the right ones (nats a token)" }, rangemode: "tozero" },
+    }), { xaxis: { title: { text: narrow() ? "gap (nats a token)" : "loss with shuffled sources minus loss with the right ones (nats a token)" }, rangemode: "tozero" },
       yaxis: { tickvals: rows.map((_, place) => place), ticktext: rows.map((arm) => short(arm.name)), showgrid: false, ticks: "", range: [-0.6, rows.length - 0.4], fixedrange: true },
       hovermode: "closest" }, look);
   }
@@ -179,10 +182,15 @@
   on("#fidelity-figure", fidelity);
   on("#language-figure", languages);
   samples();
-  drawAll();
+  // the first plot at once, the others when the page has time, so that it opens fast
+  const waiting = Object.values(draws);
+  function next() {
+    const draw = waiting.shift();
+    if (draw) { draw(theme()); setTimeout(next, 0); } else document.documentElement.dataset.ready = "yes";
+  }
+  requestAnimationFrame(() => setTimeout(next, 0));
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   window.matchMedia("print").addEventListener("change", drawAll);
   let wide = window.innerWidth;
   window.addEventListener("resize", () => { if ((wide < 640) !== narrow()) drawAll(); wide = window.innerWidth; });
-  document.documentElement.dataset.ready = "yes";
 })();

@@ -1,4 +1,4 @@
-"""report.html: one file that needs no network. The tables are in the HTML, the plots are drawn from embedded figures."""
+"""report.html: one file that needs no network. Tables are in the HTML, plots are drawn from embedded figures."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, ChainableUndefined
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from graftlm.report.collect import Arm, Collection
-from graftlm.report.compare import FIGURES, ArmReport, Report, clean, flops_at
+from graftlm.report.compare import FIGURES, ArmReport, Report, clean
+from graftlm.report.figures import flops_at
 from graftlm.report.records import Run, number
 from graftlm.report.samples import choose
 from graftlm.report.statistics import Floats
-from graftlm.report.verdict import interval, share, signed
+from graftlm.report.tables import codes, grafts, grid, scores, varying
+from graftlm.report.text import duration, flops, interval, pvalue, share, show, signed
 
 HERE = Path(__file__).parent
 POINTS = 100  # of a curve on the page
@@ -31,7 +33,11 @@ def render(report: Report, collection: Collection) -> str:
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
         {"number": show, "seconds": duration, "flops": flops, "signed": signed, "interval": interval, "pvalue": pvalue}
@@ -52,12 +58,13 @@ def render(report: Report, collection: Collection) -> str:
         quality=[item for item in figures if item["id"] in ("rougeL", "chrf", "bleu")],
         styles=styles,
         share=share,
-        grafts=_grafts(collection.arms),
+        grafts=grafts(collection.arms),
         statuses=STATUSES,
-        languages=_languages(report.arms),
-        metrics=_metrics(report.arms),
+        languages=codes(report.arms),
+        metrics=scores(report.arms),
+        grid=grid(collection.arms, report.arms),
         samples=choose(collection.arms, collection.samples),
-        varying=_varying(collection),
+        varying=varying(collection),
         data=embed(_plots(report, collection, styles)),
         css=_trusted("page.css"),
         js=_trusted("page.js"),
@@ -111,45 +118,12 @@ def _lead(report: Report) -> ArmReport | None:
     return min(candidates, key=lambda arm: (rank[arm.word], arm.difference["auc"].mean), default=None)
 
 
-# --- numbers as text ----------------------------------------------------------------------------------------------------
-
-
-def show(value: Any, digits: int = 3) -> str:
-    found = number(value)
-    return "–" if found is None else f"{found:.{digits}f}".replace("-", "−")
-
-
-def pvalue(value: Any) -> str:
-    found = number(value)
-    return "–" if found is None else "< .001" if found < 0.001 else f"{found:.3f}".lstrip("0") if found < 1 else "1"
-
-
-def duration(value: Any) -> str:
-    found = number(value)
-    if found is None:
-        return "–"
-    if found < 90:
-        return f"{found:.0f} s" if found >= 10 or found == 0 else f"{found:.1f} s"
-    return f"{found / 60:.0f} min" if found < 5400 else f"{found / 3600:.1f} h"
-
-
-def flops(value: Any) -> str:
-    """Floating-point operations, `1.2 × 10¹⁴`."""
-    found = number(value)
-    if found is None:
-        return "–"
-    if found <= 0:
-        return "0"
-    power = math.floor(math.log10(found))
-    raised = str(power).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
-    return f"{found / 10**power:.1f} × 10{raised}"
-
-
 # --- what the plots are drawn from -----------------------------------------------------------------------------------
 
 
 def _plots(report: Report, collection: Collection, styles: dict[str, dict[str, Any]]) -> dict[str, Any]:
     runs = sum(len(arm.runs) for arm in collection.arms)
+    by_name = {arm.name: arm for arm in collection.arms}
     return {
         "arms": [
             {
@@ -157,7 +131,7 @@ def _plots(report: Report, collection: Collection, styles: dict[str, dict[str, A
                 "control": result.control,
                 "baseline": result.is_baseline,
                 **styles[result.name],
-                "curves": _curves(arm, lines=runs <= MAX_RUN_LINES),
+                "curves": _curves(arm, by_name.get(result.compared_to or ""), lines=runs <= MAX_RUN_LINES),
                 "difference": {
                     name: {**item.to_json(), "seeds": _seed_differences(result, report, name)}
                     for name, item in result.difference.items()
@@ -186,14 +160,19 @@ def _seed_differences(arm: ArmReport, report: Report, name: str) -> list[float]:
     return found
 
 
-def _curves(arm: Arm, lines: bool) -> dict[str, Any]:
+def _curves(arm: Arm, base: Arm | None, lines: bool) -> dict[str, Any]:
     """Mean, least and greatest over the runs on one grid of steps, and (where not too many) each run's values on it."""
     longest = max(arm.runs, key=lambda run: len(run.curve["step"]))
     grid = thin(longest.curve["step"])
     names = [name for name in ("loss", "gap", "chrf", "loss_shuffled") if any(name in run.curve for run in arm.runs)]
+    tables = {name: np.array([_on(run, name, grid) for run in arm.runs]) for name in names}
+    if base is not None:
+        theirs = {run.finetune_seed: _on(run, "loss", grid) for run in base.runs}
+        tables["difference"] = np.array(
+            [row - theirs.get(run.finetune_seed, np.nan) for run, row in zip(arm.runs, tables["loss"], strict=True)]
+        )
     values: dict[str, Any] = {}
-    for name in names:
-        table = np.array([_on(run, name, grid) for run in arm.runs])
+    for name, table in tables.items():
         known = np.isfinite(table)
         count = known.sum(axis=0)
         filled = np.where(known, table, 0)
@@ -254,69 +233,10 @@ def _layers(fidelity: dict[str, Any] | None) -> dict[str, Any] | None:
     return {
         "layer": [row.get("layer", index) for index, row in enumerate(rows)],
         **{
-            when: {name: [number((row.get(when) or {}).get(name)) for row in rows] for name in ("cka", "cosine", "relative_error")}
+            when: {
+                name: [number((row.get(when) or {}).get(name)) for row in rows]
+                for name in ("cka", "cosine", "relative_error")
+            }
             for when in ("before", "after")
         },
     }
-
-
-# --- what the tables are made of -------------------------------------------------------------------------------------
-
-
-def _grafts(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    rows = []
-    for arm in arms:
-        record = next((run.transfer for run in arm.runs if run.transfer), None)
-        if not record:
-            continue
-        counts = record.get("counts") if isinstance(record.get("counts"), dict) else {}
-        fidelity = record.get("fidelity") if isinstance(record.get("fidelity"), dict) else {}
-        tensors = [item for item in record.get("host_tensors") or [] if isinstance(item, dict)]
-        unused = [item for item in record.get("donor_tensors") or [] if isinstance(item, dict) and item.get("status") == "unused"]
-        rows.append(
-            {
-                "name": arm.name,
-                "host": dict((counts or {}).get("host") or {}),
-                "parameters": dict((counts or {}).get("host_parameters") or {}),
-                "donor": dict((counts or {}).get("donor") or {}),
-                "before": dict((fidelity or {}).get("before") or {}),
-                "after": dict((fidelity or {}).get("after") or {}),
-                "texts": (fidelity or {}).get("texts"),
-                "tensors": tensors[:600],
-                "more": max(0, len(tensors) - 600),
-                "unused": unused[:200],
-            }
-        )
-    return rows
-
-
-def _languages(arms: Sequence[ArmReport]) -> list[str]:
-    codes = dict.fromkeys(code for arm in arms for code in arm.languages)
-    return sorted(codes, key=lambda code: (code != "all", code))
-
-
-def _metrics(arms: Sequence[ArmReport]) -> list[dict[str, Any]]:
-    """The scores that any language has; with the lead-1 line where it is recorded."""
-    found = []
-    for name, label in {"rougeL": "ROUGE-L", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "chrf": "chrF", "bleu": "BLEU"}.items():
-        tables = [table for arm in arms for table in arm.languages.values()]
-        if any(name in table for table in tables):
-            found.append({"id": name, "label": label, "lead": any(f"lead1.{name}" in table for table in tables)})
-    return found
-
-
-def _varying(collection: Collection) -> list[dict[str, Any]]:
-    """A row a setting that differs between arms: whether it is part of the comparison, and its value in each arm."""
-    return [
-        {
-            "setting": key,
-            "expected": key.startswith(("transfer.", "mask.", "pretrain.")),
-            "values": [_setting(arm.identity.get(key, "")) for arm in collection.arms],
-        }
-        for key in collection.varying
-    ]
-
-
-def _setting(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 300 else text[:297] + "..."

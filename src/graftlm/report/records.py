@@ -88,7 +88,7 @@ class Artifacts:
 def read_run(path: Path, record: dict[str, Any], artifacts: Artifacts) -> Run | None:
     """The run of the job.json at `path`, or None (with a warning) where it has no learning curve."""
     stages: dict[str, dict[str, Any]] = {
-        str(stage.get("stage")): stage for stage in record.get("stages") or [] if isinstance(stage, dict)
+        str(stage.get("stage")): stage for stage in rows(record.get("stages"))
     }
     finetune = _folder(path, stages.get("finetune"))
     if finetune is None:
@@ -106,11 +106,15 @@ def read_run(path: Path, record: dict[str, Any], artifacts: Artifacts) -> Run | 
     return Run(
         key=str((stages.get("finetune") or {}).get("key") or finetune),
         curve=curve,
-        scores=artifacts.mapping(evaluate / "scores.json") if evaluate else {},
-        examples=artifacts.lines(evaluate / "examples.jsonl") if evaluate else [],
+        scores=_scores(artifacts.mapping(evaluate / "scores.json")) if evaluate else {},
+        examples=[
+            row
+            for row in (artifacts.lines(evaluate / "examples.jsonl") if evaluate else [])
+            if isinstance(row.get("index"), int)
+        ],
         cost=_numbers(artifacts.mapping(finetune / "cost.json", needed=False)),
         donor_cost=_numbers(artifacts.mapping(pretrain / "cost.json", needed=False)) if pretrain else {},
-        transfer=transfer or None,
+        transfer=_transfer(transfer) if transfer else None,
         command=str(record.get("command", "")),
         job=str(path.parent),
         diverged=bool(diverged),
@@ -143,6 +147,54 @@ def _folder(path: Path, stage: dict[str, Any] | None) -> Path | None:
     if not stage or not isinstance(stage.get("path"), str):
         return None
     return (path.parent / stage["path"]).resolve()
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The value where it is an object, else an empty one."""
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
+
+
+def rows(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; of anything else none."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _scores(record: dict[str, Any]) -> dict[str, Any]:
+    languages = {code: mapping(table) for code, table in mapping(record.get("languages")).items()}
+    return {**record, "all": mapping(record.get("all")), "languages": languages}
+
+
+def _transfer(record: dict[str, Any]) -> dict[str, Any]:
+    """A transfer.json of which every part that the report uses has its kind."""
+    counts = {side: _numbers(mapping(table)) for side, table in mapping(record.get("counts")).items()}
+    found = record.get("fidelity")
+    fidelity = None
+    if isinstance(found, dict):
+        layers = [
+            {"layer": number(row.get("layer")), **{when: _numbers(mapping(row.get(when))) for when in ("before", "after")}}
+            for row in rows(found.get("layers"))
+        ]
+        fidelity = {
+            "texts": number(found.get("texts")),
+            "tokens": number(found.get("tokens")),
+            "before": _numbers(mapping(found.get("before"))),
+            "after": _numbers(mapping(found.get("after"))),
+            "layers": layers,
+        }
+    return {
+        **record,
+        "counts": counts,
+        "fidelity": fidelity,
+        **{side: [_tensor(row) for row in rows(record.get(side))] for side in ("host_tensors", "donor_tensors")},
+    }
+
+
+def _tensor(row: dict[str, Any]) -> dict[str, Any]:
+    shape = row.get("shape")
+    return {
+        **{name: "" if row.get(name) is None else str(row[name]) for name in ("name", "status", "source", "step", "note")},
+        "shape": [str(size) for size in shape] if isinstance(shape, list) else [],
+    }
 
 
 def number(value: Any) -> float | None:

@@ -28,23 +28,19 @@ def choose(arms: Sequence[Arm], count: int) -> list[dict[str, Any]]:
         return []
     first = next(iter(tables.values()))
     order = sorted(index for index in first if all(index in table for table in tables.values())) or sorted(first)
-    wanted = {
-        index: "" for index in (order if len(order) <= count else _spread(order, count - count // 4))
-    }
+    wanted = dict.fromkeys(order if len(order) <= count else _spread(order, count - count // 4), "")
     base = next((tables[arm.name] for arm, _ in chosen if arm.is_baseline and arm.name in tables), None)
     other = next(
         (tables[arm.name] for arm, _ in chosen if not arm.is_baseline and not arm.control and arm.name in tables), None
     )
     if base and other:
         gains = sorted(
-            (
-                (ours - theirs, index)
-                for index in order
-                if index in base
-                and index in other
-                and (ours := number(other[index].get("loss"))) is not None
-                and (theirs := number(base[index].get("loss"))) is not None
-            )
+            (ours - theirs, index)
+            for index in order
+            if index in base
+            and index in other
+            and (ours := number(other[index].get("loss"))) is not None
+            and (theirs := number(base[index].get("loss"))) is not None
         )
         extra = max(1, count // 8)
         for _, index in gains[:extra]:
@@ -65,7 +61,9 @@ def _same_seed(arms: Sequence[Arm]) -> list[tuple[Arm, Any]]:
     return [(arm, next((run for run in arm.runs if run.finetune_seed == seed), arm.runs[0])) for arm in arms]
 
 
-def _sample(index: int, note: str, names: Sequence[str], tables: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
+def _sample(
+    index: int, note: str, names: Sequence[str], tables: dict[str, dict[int, dict[str, Any]]]
+) -> dict[str, Any]:
     row = next(table[index] for table in tables.values() if index in table)
     source, target = str(row.get("source_lang") or ""), str(row.get("target_lang") or "")
     return {

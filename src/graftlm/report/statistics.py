@@ -270,7 +270,9 @@ def median_censored(values: Sequence[float | None], bounds: Sequence[float]) -> 
     (None, bound) where the median itself is censored, or (None, None) of nothing."""
     if not values:
         return None, None
-    ordered = sorted(((math.inf if value is None else value), bound) for value, bound in zip(values, bounds, strict=True))
+    ordered = sorted(
+        ((math.inf if value is None else value), bound) for value, bound in zip(values, bounds, strict=True)
+    )
     middle = [ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]]
     if math.isinf(middle[1][0]):
         return None, min(bound for value, bound in ordered if math.isinf(value))

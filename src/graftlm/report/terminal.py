@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graftlm.report.compare import ArmReport, Report
-from graftlm.report.page import show
-from graftlm.report.verdict import interval, share
+from graftlm.report.text import interval, share, show
 
 _STYLES = {"better": "bold green", "worse": "bold red", "cannot tell": "yellow"}
 
@@ -19,13 +18,13 @@ def print_report(report: Report, console: Console) -> None:
     """Prints the verdict, the table of arms, caveats, warnings and failed jobs."""
     lead = next((arm for arm in report.arms if arm.word and arm.name in report.headline), None)
     console.print()
-    console.print(Text(report.headline, style=_STYLES.get(lead.word if lead else "", "bold")))
-    console.print(Text(report.detail))
+    console.print(Text(safe(report.headline), style=_STYLES.get(lead.word if lead else "", "bold")))
+    console.print(Text(safe(report.detail)))
     console.print()
     if report.arms:
         console.print(_table(report, console.width))
     for caveat in report.caveats:
-        console.print(Padding(Text(f"• {caveat}"), (0, 0, 0, 1)))
+        console.print(Padding(Text(f"• {safe(caveat)}"), (0, 0, 0, 1)))
     for title, lines in (
         ("Warnings", report.warnings),
         ("Failed", [f"{item['arm']}, seed {item['finetune_seed']}: {item['error']}" for item in report.failed]),
@@ -34,12 +33,17 @@ def print_report(report: Report, console: Console) -> None:
             console.print()
             console.print(Text(title, style="bold"))
             for line in lines[:12]:
-                console.print(Padding(Text(f"• {line}"), (0, 0, 0, 1)))
+                console.print(Padding(Text(f"• {safe(line)}"), (0, 0, 0, 1)))
             if len(lines) > 12:
                 console.print(Padding(Text(f"and {len(lines) - 12} more, in the report"), (0, 0, 0, 3)))
     if report.html:
         console.print()
         console.print(Text(f"The whole report: {report.html}"), soft_wrap=True)
+
+
+def safe(text: str) -> str:
+    """One line without control characters or half surrogates: a text of the data cannot steer the terminal."""
+    return "".join(sign if sign.isprintable() else " " for sign in " ".join(text.split()))
 
 
 def _table(report: Report, width: int) -> Table:
@@ -53,7 +57,9 @@ def _table(report: Report, width: int) -> Table:
     table.add_column("steps", justify="right")
     if wide:
         table.add_column("compute", justify="right")
-    quality = next((name for name in ("rougeL", "chrf") if any(arm.mean.get(name) is not None for arm in report.arms)), None)
+    quality = next(
+        (name for name in ("rougeL", "chrf") if any(arm.mean.get(name) is not None for arm in report.arms)), None
+    )
     if quality:
         table.add_column("ROUGE-L" if quality == "rougeL" else "chrF", justify="right")
     for arm in report.arms:
@@ -63,7 +69,7 @@ def _table(report: Report, width: int) -> Table:
 
 def _cells(arm: ArmReport, wide: bool, quality: str | None) -> list[Text | str]:
     difference = arm.difference.get("auc")
-    name = escape(arm.name) + (" [dim](control)[/dim]" if arm.control else "")
+    name = escape(safe(arm.name)) + (" [dim](control)[/dim]" if arm.control else "")
     word = "baseline" if arm.is_baseline else arm.word or "not compared"
     cells: list[Text | str] = [
         name,

@@ -4,34 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from graftlm.report.collect import Collection
 from graftlm.report.compare import ArmReport
-from graftlm.report.statistics import Difference
-
-
-def share(mean: dict[str, float | None], name: str) -> str:
-    """A share of the baseline's steps or compute as text: `0.41`, `> 1.0` where censored, `–` where unknown."""
-    value, above = mean.get(name), mean.get(f"{name}_above")
-    if value is not None:
-        return f"{value:.2f}" if value < 10 else f"{value:.0f}"
-    if above is not None and above < float("inf"):
-        return f"> {above:.1f}"
-    return "–"
-
-
-def interval(difference: Difference, digits: int = 3) -> str:
-    """`−0.210 [−0.270, −0.150]`."""
-    text = signed(difference.mean, digits)
-    if difference.low is None or difference.high is None:
-        return text
-    return f"{text} [{signed(difference.low, digits)}, {signed(difference.high, digits)}]"
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """A number with its sign, a true minus."""
-    rounded = round(value, digits)
-    text = f"{abs(rounded):.{digits}f}"
-    return f"−{text}" if rounded < 0 else f"+{text}" if rounded > 0 else text
+from graftlm.report.statistics import Difference, Floats
+from graftlm.report.text import interval, share, signed
 
 
 def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
@@ -69,7 +47,9 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
     open_arms = sum(1 for arm in ranked if arm.word == "cannot tell")
     who = best.name if open_arms == 1 else f"any of {open_arms} arms"
     closest = "Its" if open_arms == 1 else f"{best.name} comes first: its"
-    needed = f"; roughly {best.seeds_needed} seeds would be needed" if best.seeds_needed and best.seeds_needed < 1000 else ""
+    needed = (
+        f"; roughly {best.seeds_needed} seeds would be needed" if best.seeds_needed and best.seeds_needed < 1000 else ""
+    )
     return (
         f"With {seeds} one cannot tell whether {who} is better than {against}",
         f"{closest} validation loss was {abs(difference.mean):.3f} nats a token {direction} along training"
@@ -106,6 +86,11 @@ def _others(ranked: Sequence[ArmReport]) -> str:
     if len(ranked) == 1:
         return ""
     counts = {word: sum(1 for arm in ranked if arm.word == word) for word in _RANK}
+    if counts["better"] == len(ranked):
+        every = "Both" if len(ranked) == 2 else f"All {len(ranked)}"
+        return f" {every} arms are better; the order among them is not tested."
+    if counts["worse"] == len(ranked) or counts["cannot tell"] == len(ranked):
+        return ""
     parts = [
         f"{counts['better']} better" if counts["better"] else "",
         f"{counts['cannot tell']} undecided" if counts["cannot tell"] else "",
@@ -129,19 +114,27 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
             f"{_list(leaning)}: rests on a t-test, which takes the differences between seeds to be roughly normal; "
             "an exact test needs more seeds before it can speak for this many arms."
         )
-    for arm in better:
-        test = arm.difference.get("test_loss")
-        if test is not None and test.low is not None and test.high is not None and test.high >= 0:
-            told = "is worse" if test.low > 0 else "cannot be told apart from the baseline's"
-            said.append(
-                f"{arm.name}: the gain is along the way; its final test loss {told} ({interval(test)})."
-            )
-        compute = arm.mean.get("compute_share")
-        if compute is not None and compute > 1 and (arm.mean.get("steps_share") or 2) < 1:
-            said.append(
-                f"{arm.name}: fewer steps, but more compute than the baseline once the donor's training is charged "
-                f"to it alone ({compute:.2f} times); a donor that is used again is cheaper."
-            )
+    fading = [
+        arm for arm in better if (test := arm.difference.get("test_loss")) and test.high is not None and test.high >= 0
+    ]
+    if fading:
+        told = ", ".join(f"{arm.name} {interval(arm.difference['test_loss'])}" for arm in fading[:6])
+        said.append(f"The gain is along the way: in final test loss one cannot tell it from the baseline ({told}).")
+    dear = [
+        arm for arm in better if (arm.mean.get("compute_share") or 0) > 1 and (arm.mean.get("steps_share") or 2) < 1
+    ]
+    if dear:
+        times = ", ".join(f"{arm.name} {share(arm.mean, 'compute_share')} times" for arm in dear[:6])
+        said.append(
+            f"Fewer steps, but more compute than the baseline once the donor's training is charged in full ({times}); "
+            "a donor that is used again is cheaper."
+        )
+    early = max((_first_stretch(run.curve["step"]) for arm in collection.arms for run in arm.runs), default=0.0)
+    if early > 0.5 and candidates:
+        said.append(
+            f"{early:.0%} of the log-step axis lies before the second validation and is a straight line between two "
+            "points: lower finetune.val_interval to see the early steps that the primary figure weighs most."
+        )
     controls = [arm for arm in arms if arm.control and arm.word == "better"]
     if controls and better:
         said.append(
@@ -165,15 +158,23 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
     unread = [arm for arm in arms if not arm.control and arm.seeds and (arm.mean.get("gap") or 1) < 0.02]
     if unread:
         said.append(
-            f"{_list(unread)}: the loss hardly rises when sources are shuffled (gap below 0.02): the model barely reads "
-            "its source, so its scores say little about the encoder."
+            f"{_list(unread)}: the loss hardly rises when sources are shuffled (gap below 0.02): the model barely "
+            "reads its source, so its scores say little about the encoder."
         )
     if any(arm.differs for arm in arms):
         said.append("Some arms differ from their baseline in more than the graft; see the warnings.")
     if collection.failed:
         count = len(collection.failed)
-        said.append(f"{count} job{'' if count == 1 else 's'} failed and {'is' if count == 1 else 'are'} not in the figures.")
+        said.append(
+            f"{count} job{'' if count == 1 else 's'} failed and {'is' if count == 1 else 'are'} not in the figures."
+        )
     return said
+
+
+def _first_stretch(steps: Floats) -> float:
+    """The share of a curve's log-step axis between its first two points."""
+    logs = np.log1p(steps)
+    return float((logs[1] - logs[0]) / (logs[-1] - logs[0])) if len(logs) > 2 else float(len(logs) == 2)
 
 
 def _list(arms: Sequence[ArmReport]) -> str:

@@ -6,14 +6,16 @@ import json
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import MBartForConditionalGeneration
 
+from graftlm.data.batches import cut
 from graftlm.data.corpus import Corpus
 from graftlm.data.format import HostFormat
-from graftlm.data.modules import evaluation_batches
+from graftlm.data.modules import PairRows, derangement, subset
 from graftlm.jobs import StageContext
-from graftlm.models.generate import generate
+from graftlm.models.generate import generate_by_language
 from graftlm.models.loss import per_example_nll
 from graftlm.scores import corpus_scores, row_scores
 from graftlm.stages.training import make_trainer, write_cost
@@ -36,7 +38,9 @@ def run(context: StageContext) -> None:
             handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_json(context.work / "scores.json", scores)
         flat = {name: value for name, value in scores["all"].items() if isinstance(value, int | float)}
-        track.summary({f"test/{name}": value for name, value in {**flat, "loss": scores["loss"], "gap": scores["gap"]}.items()})
+        track.summary(
+            {f"test/{name}": value for name, value in {**flat, "loss": scores["loss"], "gap": scores["gap"]}.items()}
+        )
         shown = ["source", "reference", "prediction", "target_lang", "loss", "chrf"]
         track.table("predictions", shown, [[row[name] for name in shown] for row in rows[:100]])
     tokens = sum(row["tokens"] for row in rows)
@@ -47,47 +51,61 @@ def _rows(
     context: StageContext, corpus: Corpus, model: Any, format: HostFormat, device: torch.device
 ) -> list[dict[str, Any]]:
     """One row an example of the test split, with losses and the generated text, in the order of the split."""
-    settings = context.settings
-    pairs = corpus.pairs("test")
-    batches = evaluation_batches(
-        corpus, "test", settings.finetune, settings.evaluate.max_pairs, settings.evaluate.batch_size
-    )
-    total = sum(len(batch["index"]) for batch in batches)
-    rows: dict[int, dict[str, Any]] = {}
-    label = f"evaluate {settings.transfer.name} seed {settings.finetune.seed}"
-    with torch.inference_mode(), context.progress.task(label, total) as advance:
-        for batch in batches:
-            batch = {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
+    settings, evaluate = context.settings, context.settings.evaluate
+    pairs = PairRows(corpus, "test", settings.finetune)
+    chosen = subset(len(pairs.sources), evaluate.max_pairs)
+    other = derangement(chosen, pairs.source_langs, pairs.target_langs)
+    order = chosen[np.argsort(pairs.longest[chosen], kind="stable")]
+    label = f"{settings.transfer.name} seed {settings.finetune.seed}"
+    losses: dict[int, tuple[float, float, int]] = {}
+    with torch.inference_mode(), context.progress.task(f"test loss of {label}", len(order)) as advance:
+        for rows in cut(order, pairs.longest, settings.finetune.batch_tokens):
+            batch = {name: _to(value, device) for name, value in pairs.batch(rows).items()}
+            wrong = pairs.wrong_sources(rows, [other[int(row)] for row in rows])
             nll, tokens = per_example_nll(model, batch)
-            shuffled, _ = per_example_nll(model, batch, shuffled=True)
-            written = generate(
-                model,
-                format,
-                batch["input_ids"],
-                batch["attention_mask"],
-                batch["target_langs"],
-                num_beams=settings.evaluate.num_beams,
-                max_new_tokens=settings.evaluate.max_new_tokens,
-                length_penalty=settings.evaluate.length_penalty,
-                no_repeat_ngram_size=settings.evaluate.no_repeat_ngram_size,
-            )
-            texts = corpus.host_tokenizer.batch_decode(written, skip_special_tokens=True)
-            for place, index in enumerate(int(index) for index in batch["index"]):
-                pair, prediction = pairs[index], texts[place].strip()
-                rows[index] = {
-                    "index": index,
-                    "source": pair.source,
-                    "reference": pair.target,
-                    "prediction": prediction,
-                    "source_lang": pair.source_lang,
-                    "target_lang": pair.target_lang,
-                    "loss": float(nll[place] / tokens[place]),
-                    "loss_shuffled": float(shuffled[place] / tokens[place]),
-                    "tokens": int(tokens[place]),
-                    **row_scores(prediction, pair.target, pair.target_lang, settings.data.task),
-                }
-            advance(len(batch["index"]))
-    return [rows[index] for index in sorted(rows)]
+            shuffled, _ = per_example_nll(model, batch, *(_to(value, device) for value in wrong))
+            for row, one, two, count in zip(
+                rows.tolist(), nll.tolist(), shuffled.tolist(), tokens.tolist(), strict=True
+            ):
+                losses[row] = (one / count, two / count, count)
+            advance(len(rows))
+    texts = corpus.pairs("test")
+    rows_in_order = sorted(losses)
+    written = generate_by_language(
+        model,
+        format,
+        [pairs.source(row) for row in rows_in_order],
+        [pairs.target_langs[row] for row in rows_in_order],
+        num_beams=evaluate.num_beams,
+        max_new_tokens=evaluate.max_new_tokens,
+        length_penalty=evaluate.length_penalty,
+        no_repeat_ngram_size=evaluate.no_repeat_ngram_size,
+        batch_size=evaluate.batch_size,
+        progress=context.progress,
+    )
+    examples: list[dict[str, Any]] = []
+    for row, ids in zip(rows_in_order, written, strict=True):
+        pair, prediction = texts[row], corpus.host_tokenizer.decode(ids).strip()
+        loss, loss_shuffled, count = losses[row]
+        examples.append(
+            {
+                "index": row,
+                "source": pair.source,
+                "reference": pair.target,
+                "prediction": prediction,
+                "source_lang": pair.source_lang,
+                "target_lang": pair.target_lang,
+                "loss": loss,
+                "loss_shuffled": loss_shuffled,
+                "tokens": count,
+                **row_scores(prediction, pair.target, pair.target_lang, settings.data.task),
+            }
+        )
+    return examples
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def _scores(rows: list[dict[str, Any]], task: str) -> dict[str, Any]:

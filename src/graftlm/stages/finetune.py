@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 
+import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
+from transformers import XLMRobertaConfig
 
 from graftlm.data.corpus import Corpus
 from graftlm.data.format import HostFormat
 from graftlm.data.modules import Seq2SeqDataModule
+from graftlm.data.tokens import TokenFile
 from graftlm.jobs import StageContext
-from graftlm.models.build import build_host, donor_config, set_generation
+from graftlm.models.build import build_host, set_generation
+from graftlm.models.checkpoint import donor_shape, read_config
 from graftlm.models.seq2seq import Seq2SeqModule
+from graftlm.schema import ModelSettings
 from graftlm.stages.training import fit, write_cost
 from graftlm.tracking import tracker
 from graftlm.transfer.callback import TransferCallback
@@ -30,14 +35,14 @@ def run(context: StageContext) -> None:
     donor = context.inputs.get("pretrain")
     # the same seed gives every arm the same initial host, whatever the graft then writes into it
     pl.seed_everything(settings.finetune.seed, verbose=False)
-    host = build_host(settings.model, tokenizer, donor_config(settings.model))
+    host = build_host(settings.model, tokenizer, _donor_config(settings.model))
     report = context.work / "transfer.json"
     graft = TransferCallback(
         settings.transfer,
         donor / "model" if donor is not None else None,
         tokenizer,
-        calibration=list(itertools.islice(corpus.texts("train"), _CALIBRATION_TEXTS)),
-        held_out=list(itertools.islice(corpus.texts("validation"), settings.transfer.fidelity_texts)),
+        calibration=_sample(corpus.texts("train"), _CALIBRATION_TEXTS),
+        held_out=_sample(corpus.texts("validation"), settings.transfer.fidelity_texts),
         report_path=report,
         host_pretrained=settings.model.host.checkpoint is not None,
         progress=context.progress,
@@ -62,3 +67,17 @@ def run(context: StageContext) -> None:
         host.eval().save_pretrained(context.work / "model")
     tokenizer.save_pretrained(context.work / "model")
     write_cost(context.work, cost)
+
+
+def _donor_config(model: ModelSettings) -> XLMRobertaConfig:
+    """The sizes that a host to be built takes where its own are null; an arm without a donor needs them too."""
+    donor = model.donor
+    if donor.checkpoint is None:
+        return XLMRobertaConfig(**donor_shape(donor))
+    return XLMRobertaConfig(**read_config(donor.checkpoint, donor.revision, "model.donor.checkpoint"))
+
+
+def _sample(texts: TokenFile, most: int) -> list[npt.NDArray[np.int64]]:
+    """Texts spread over the whole file, always the same ones."""
+    places = np.random.default_rng(0).permutation(len(texts))[:most]
+    return [np.asarray(texts[int(place)], dtype=np.int64) for place in np.sort(places)]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import transformers
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
@@ -182,19 +184,20 @@ def make_trainer(settings: TrainerSettings, **options: Any) -> pl.Trainer:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     try:
-        return pl.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            strategy=settings.strategy,
-            precision=settings.precision,  # type: ignore[arg-type]
-            accumulate_grad_batches=settings.accumulate,
-            detect_anomaly=settings.detect_anomaly,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            **options,
-        )
+        with quiet():
+            return pl.Trainer(
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                strategy=settings.strategy,
+                precision=settings.precision,  # type: ignore[arg-type]
+                accumulate_grad_batches=settings.accumulate,
+                detect_anomaly=settings.detect_anomaly,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                **options,
+            )
     except (RuntimeError, ValueError, TypeError) as error:
         # Lightning's own words name the device; MisconfigurationException is a RuntimeError's sibling
         raise _device_error(settings, error) from error
@@ -220,20 +223,18 @@ def _body_parameters(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
 
 
-class quiet:
-    """Lightning's hints and notices kept off the terminal; warnings of ours are printed by ours."""
-
-    def __enter__(self) -> None:
-        self._filters = warnings.catch_warnings()
-        self._filters.__enter__()
-        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
-        self._levels = {
-            name: logging.getLogger(name).level for name in ("pytorch_lightning", "lightning_fabric", "lightning")
-        }
-        for name in self._levels:
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-    def __exit__(self, *exception: Any) -> None:
-        self._filters.__exit__(*exception)
-        for name, level in self._levels.items():
-            logging.getLogger(name).setLevel(level)
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning's hints and transformers' bars kept off the terminal; warnings of ours are printed by ours."""
+    transformers.utils.logging.disable_progress_bar()
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Affine = tuple[Tensor, Tensor]
 # tokens whose products are summed in float32 before they are added in float64
 CHUNK = 4096
+LOW, HIGH = 0.02, 100.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Options:
     input_ridge: float | None = 0.01
     token_scale: float = 0.0
     weight: float = 0.0
+    turns: int = 1
 
 
 @dataclass
@@ -144,20 +146,6 @@ class Sublayer:
 def calibrate_sublayer(batches: list[Batch], part: Sublayer, host_eps: float, options: Options) -> tuple[Affine, list[Affine], Affine]:
     """Fit one sublayer and advance both streams. Returns the host's LayerNorm, input maps and output projection."""
     alpha = slope(batches)
-
-    def scales(batch: Batch) -> Tensor:
-        x, y = batch.x[batch.real], batch.y[batch.real]
-        own = (x * y).sum(-1) / x.square().sum(-1).clamp_min(1e-12)
-        own = own.clamp(alpha * 0.05, alpha * 50)
-        return alpha * (own / alpha) ** options.token_scale
-
-    def weights(batch: Batch) -> Tensor | None:
-        if options.weight == 0:
-            return None
-        x, y = batch.x[batch.real], batch.y[batch.real]
-        own = (x * y).sum(-1) / x.square().sum(-1).clamp_min(1e-12)
-        return (own.clamp(alpha * 0.05, alpha * 50) / alpha) ** -options.weight
-
     norm = fit_norm(batches, host_eps)
     width = norm[0].numel()
     inputs = part.inputs
@@ -170,20 +158,33 @@ def calibrate_sublayer(batches: list[Batch], part: Sublayer, host_eps: float, op
         inputs = [(weight @ mapping, bias + weight @ shift) for weight, bias in part.inputs]
 
     prior = (alpha * part.output[0], alpha * part.output[1])
-    equations = Normal(part.output[0].shape[1], width)
-    kept: list[Tensor] = []
+    ours: list[Tensor] = []
+    goal: list[Tensor] = []
+    scale: list[Tensor] = []
     for batch in batches:
         h = standardised(batch.y, host_eps) * norm[0] + norm[1]
-        ours = part.features(h, batch.seen, inputs)[batch.real]
+        ours.append(part.features(h, batch.seen, inputs)[batch.real])
         theirs = part.features(batch.x, batch.seen, part.inputs)
         u = batch.x + linear(theirs, *part.output)
-        s = scales(batch)
-        equations.add(ours, s[:, None] * u[batch.real] - batch.y[batch.real], weights(batch))
+        x, y = batch.x[batch.real], batch.y[batch.real]
+        own = ((x * y).sum(-1) / x.square().sum(-1).clamp_min(1e-12)).clamp(alpha * LOW, alpha * HIGH)
+        scale.append(alpha * (own / alpha) ** options.token_scale)
+        goal.append(u[batch.real])
         batch.x = layer_norm(u, u.shape[-1:], *part.norm, eps=part.eps)
-        kept.append(ours)
-    output = equations.solve(prior, options.ridge)
-    for batch, ours in zip(batches, kept, strict=True):
-        batch.y[batch.real] += linear(ours, *output)
+    for turn in range(options.turns):
+        equations = Normal(part.output[0].shape[1], width)
+        for batch, a, u, s in zip(batches, ours, goal, scale, strict=True):
+            size = s * (u - u.mean(-1, keepdim=True)).square().mean(-1).sqrt().clamp_min(1e-6)
+            w = size**-options.weight
+            equations.add(a, s[:, None] * u - batch.y[batch.real], w)
+        output = equations.solve(prior, options.ridge)
+        if turn + 1 < options.turns:
+            for index, (batch, a, u) in enumerate(zip(batches, ours, goal, strict=True)):
+                y = batch.y[batch.real] + linear(a, *output)
+                best = (y * u).sum(-1) / u.square().sum(-1).clamp_min(1e-12)
+                scale[index] = best.clamp(alpha * LOW, alpha * HIGH)
+    for batch, a in zip(batches, ours, strict=True):
+        batch.y[batch.real] += linear(a, *output)
     return norm, inputs, output
 
 

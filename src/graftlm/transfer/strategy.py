@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from graftlm.console import Progress, Silent
 from graftlm.errors import Problem, TransferError
-from graftlm.schema import TransferSettings, build
+from graftlm.fields import build
+from graftlm.schema import TransferSettings
 from graftlm.transfer.graft import Graft, Step
 
 if TYPE_CHECKING:

@@ -35,7 +35,8 @@ ABBREVIATION = re.compile(
 _TITLES = """
 parameters, args, arguments, keyword arguments, keyword args, other parameters, call arguments, returns, return, yields,
 yield, receives, raises, raise, warns, see also, notes, note, references, examples, example, usage, attributes, methods,
-static methods, inputs, input, outputs, output, shape, warning, warnings, todo, default, defaults
+static methods, inputs, input, outputs, output, shape, warning, warnings, todo, default, defaults,
+explanation, description
 """
 SECTIONS = frozenset(" ".join(title.split()) for title in _TITLES.split(","))
 # directives whose block is not prose
@@ -118,7 +119,7 @@ def _without_code(lines: list[str]) -> list[str]:
         elif bare.endswith("::"):
             indent = len(line) - len(line.lstrip())
             if bare != "::":
-                kept.append(line.rstrip()[:-1])
+                kept += [line.rstrip()[:-1], ""]
             at = _end_of_block(lines, at + 1, indent)
         else:
             kept.append(line)

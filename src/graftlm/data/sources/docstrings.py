@@ -49,8 +49,15 @@ SKIPPED_FOLDERS = frozenset(
     ]
 )
 
-# generated code that says the same of every chart's font, some 1,400 files
-GENERATED = ("plotly/graph_objs/", "plotly/validators/", "plotly/graph_objects/")
+# generated code that says the same of each chart in 1,400 files, tests, vendored copies, what others are generated from
+LEFT_OUT = (
+    "plotly/graph_objs/",
+    "plotly/validators/",
+    "plotly/graph_objects/",
+    "torch/testing/_internal/",
+    "typer/_click/",
+)
+LEFT_OUT_NAMES = ("test_", "modular_")
 LETTERS = string.ascii_letters.encode()
 NOT_A_SUMMARY = re.compile(r"^\W|^[\w.-]+:|:$|\*optional\*|\(torch\.|of shape \(|https?://")
 
@@ -87,7 +94,9 @@ def normal_name(name: str) -> str:
 
 def family(name: str) -> str:
     """What siblings share that repeat each other's words: `opentelemetry` of opentelemetry-sdk, `httpx` of httpx2."""
-    return normal_name(name).split("-")[0].rstrip("0123456789") or name
+    first = normal_name(name).split("-")[0]
+    bare = first.rstrip("0123456789")
+    return bare if len(bare) >= 3 else first
 
 
 def find_distribution(name: str) -> importlib.metadata.Distribution | None:
@@ -152,9 +161,9 @@ def source_files(distribution: importlib.metadata.Distribution) -> list[Path]:
 
 def _skipped(file: Path) -> bool:
     name = file.name
-    if name.startswith("test_") or name.endswith(("_test.py", "_pb2.py")) or name in ("conftest.py", "tests.py"):
+    if name.startswith(LEFT_OUT_NAMES) or name.endswith(("_test.py", "_pb2.py")) or name in ("conftest.py", "tests.py"):
         return True
-    if file.as_posix().startswith(GENERATED):
+    if file.as_posix().startswith(LEFT_OUT):
         return True
     return file.is_absolute() or ".." in file.parts or any(part in SKIPPED_FOLDERS for part in file.parts[:-1])
 
@@ -238,17 +247,23 @@ class DocstringSource:
                 bodies.add(body)
                 yield Pair(found.body, found.summary, LANG, LANG, group)
 
-    def _rows(self) -> list[tuple[str, Docstring]]:
-        if self._read is None:
-            problems = check(self.settings, self.path)
-            if problems:
-                raise DataError(problems)
-            self._read = list(_extract(chosen(self.settings)))
-        return self._read
+    def _rows(self) -> Iterator[tuple[str, Docstring]]:
+        if self._read is not None:
+            yield from self._read
+            return
+        problems = check(self.settings, self.path)
+        if problems:
+            raise DataError(problems)
+        read: list[tuple[str, Docstring]] = []
+        for row in _extract(chosen(self.settings)):
+            read.append(row)
+            yield row
+        self._read = read
 
 
 def _extract(distributions: dict[str, importlib.metadata.Distribution]) -> Iterator[tuple[str, Docstring]]:
     seen: set[str] = set()
+    raws: set[str] = set()  # cleaning costs more than a look-up, and a quarter are verbatim copies
     collecting = gc.isenabled()
     gc.disable()  # syntax trees are all garbage at once; the collector's walks over them cost a third of the time
     try:
@@ -261,8 +276,9 @@ def _extract(distributions: dict[str, importlib.metadata.Distribution]) -> Itera
                 if b'"""' not in code and b"'''" not in code:
                     continue
                 for raw in raw_docstrings(code):
-                    if len(raw) < MIN_TEXT:
+                    if len(raw) < MIN_TEXT or raw in raws:
                         continue
+                    raws.add(raw)
                     found = _short(read_docstring(raw))
                     key = found.text.casefold()
                     if len(found.text) >= MIN_TEXT and is_prose(found.text) and key not in seen:

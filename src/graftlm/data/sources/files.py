@@ -54,7 +54,7 @@ def check(settings: FilesData, path: str) -> list[Problem]:
                 f"{path}.train", settings.train, "text files hold no pairs to fine-tune on", "add jsonl, csv or parquet"
             )
         )
-    return list(dict.fromkeys(problems))
+    return list({str(problem): problem for problem in problems}.values())
 
 
 @dataclass

@@ -16,6 +16,7 @@ from graftlm.data.rows import Pair, Split, Text
 from graftlm.data.sources.columns import RowReader
 from graftlm.data.sources.tables import file_hash, quiet_datasets, reason
 from graftlm.errors import DataError, Problem
+from graftlm.hub import reachable
 from graftlm.schema import HubData
 
 FIRST_ROWS = 20
@@ -38,7 +39,7 @@ def check(settings: HubData, path: str) -> list[Problem]:
             with contextlib.closing(source.rows(name)) as rows:
                 first = list(itertools.islice(rows, FIRST_ROWS))
             problems += reader.problems(first, f"{settings.dataset} ({split or 'train'})")
-        return list(dict.fromkeys(problems))
+        return list({str(problem): problem for problem in problems}.values())
     except DataError as error:
         return list(error.problems)
 
@@ -64,12 +65,8 @@ def _commit(settings: HubData) -> str | Exception | None:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE", "") in (
-        "1",
-        "true",
-        "TRUE",
-        "yes",
-    ):
+    offline = os.environ.get("HF_DATASETS_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+    if constants.HF_HUB_OFFLINE or offline or not reachable():
         return None
     try:
         info = HfApi().dataset_info(settings.dataset or "", revision=settings.revision, timeout=REACH_SECONDS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from graftlm.errors import Problem, TransferError
-from graftlm.schema import setting
+from graftlm.fields import setting
 from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
 

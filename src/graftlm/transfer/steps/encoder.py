@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graftlm.errors import Problem, TransferError
-from graftlm.schema import setting
+from graftlm.fields import setting
 from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
 
@@ -28,6 +28,7 @@ class Encoder(Step):
     input_ridge: float | None = setting(0.01, above=0)
     token_scale: float = 0.0
     weight: float = 0.0
+    turns: int = 1
     seed: int = setting(0, at_least=0)
 
     reference: ClassVar[str] = "no publication found; derived and measured in this project"
@@ -60,7 +61,7 @@ class Encoder(Step):
             raise TransferError.at(
                 f"{graft.path}.tokens", self.tokens, "there is no calibration text", "give the graft some text"
             )
-        calibrate(graft, rows, Options(self.ridge, self.input_ridge, self.token_scale, self.weight))
+        calibrate(graft, rows, Options(self.ridge, self.input_ridge, self.token_scale, self.weight, self.turns))
 
 
 STEP = Encoder

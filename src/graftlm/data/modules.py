@@ -1,0 +1,331 @@
+"""The two Lightning data modules: text for masked-language modelling, pairs for sequence-to-sequence training.
+
+A data set's item is a whole micro-batch, made from its number alone. So any number of workers gives the same batches,
+and a resumed run starts its sampler at `global_step * accumulate`. The loaders bring their own sampler for several
+devices: give the Trainer `use_distributed_sampler=False`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from graftlm.data.batches import BatchPlan, Rows, cut
+from graftlm.data.corpus import Corpus
+from graftlm.data.format import HostFormat
+from graftlm.data.masking import MaskVocabulary, fixed_mask, mask_batch, ratio_at
+from graftlm.data.rows import Split
+from graftlm.data.tokens import TokenFile
+from graftlm.errors import DataError
+from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TrainerSettings
+
+Batch = dict[str, Any]
+
+SHORTEST_TEXT = 4  # tokens: a shorter one has nothing around a mask to learn from
+IGNORED = -100
+_SUBSET_SEED = 20_240_229  # the validation rows are the same for every arm and seed
+_MASK_STREAM = 1  # apart from the stream that orders the batches
+
+
+class Numbered(Dataset[Batch]):
+    """Micro-batches by number."""
+
+    def __init__(self, make: Callable[[int], Batch], total: int):
+        self._make = make
+        self._total = total
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __getitem__(self, number: int) -> Batch:
+        return self._make(number)
+
+
+class From(Sampler[int]):
+    """The numbers `start * world + rank, …` of one device; its length is that of the whole run.
+
+    Lightning resumes inside an epoch with its own count of batches, and takes the length as the end of it.
+    """
+
+    def __init__(self, start: int, total: int, rank: int = 0, world: int = 1):
+        self._start, self._total, self._rank, self._world = start, total, rank, world
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self._start * self._world + self._rank, self._total * self._world, self._world))
+
+    def __len__(self) -> int:
+        return self._total
+
+
+class Resumable(DataLoader[Batch]):
+    """Tells Lightning that a resume inside an epoch is in order: the sampler starts where it must, without a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Parts of texts that fit into a model: text, first token, number of tokens."""
+
+    text: Rows
+    start: Rows
+    length: Rows
+
+    @classmethod
+    def over(cls, lengths: npt.NDArray[np.int64], size: int) -> Windows:
+        """Every text as windows of `size` tokens; a rest below `SHORTEST_TEXT` is dropped."""
+        counts = lengths // size + (lengths % size >= min(SHORTEST_TEXT, size))
+        text = np.repeat(np.arange(len(lengths)), counts)
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        start = (np.arange(len(text)) - first) * size
+        return cls(text, start, np.minimum(lengths[text] - start, size))
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+class _Numbered(pl.LightningDataModule):  # type: ignore[misc]
+    """What both modules share: loaders over numbered micro-batches."""
+
+    steps: int  # optimiser steps of the whole training
+    val_batches: int
+
+    def __init__(self, settings: TrainerSettings):
+        super().__init__()
+        self.settings = settings
+        self.world = 1
+
+    def train_batch(self, number: int) -> Batch:
+        raise NotImplementedError
+
+    def val_batch(self, number: int) -> Batch:
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        rank, self.world = self._place()
+        start = self.trainer.global_step * self.settings.accumulate if self.trainer is not None else 0
+        total = self.steps * self.settings.accumulate
+        return self._loader(Numbered(self.train_batch, total * self.world), From(start, total, rank, self.world))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        rank, world = self._place()
+        return self._loader(Numbered(self.val_batch, self.val_batches), range(rank, self.val_batches, world))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers that are spawned: everything but the trainer."""
+        return {**self.__dict__, "trainer": None}
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _loader(self, rows: Numbered, sampler: Any) -> DataLoader[Batch]:
+        workers = self.settings.num_workers
+        return Resumable(
+            rows,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class MlmDataModule(_Numbered):
+    """Batches of masked text.
+
+    A batch: `input_ids` [B, L], `attention_mask` [B, L], `positions` [M] (places of the chosen tokens in the flattened
+    batch), `labels` [M] (what stood there), `number`, `ratio`, `examples`, `tokens` (without padding).
+    """
+
+    def __init__(self, corpus: Corpus, pretrain: PretrainSettings, mask: MaskSettings, trainer: TrainerSettings):
+        super().__init__(trainer)
+        self.corpus, self.pretrain, self.mask = corpus, pretrain, mask
+        self.steps = pretrain.max_steps
+        tokenizer = corpus.donor_tokenizer
+        self.vocabulary = MaskVocabulary.from_tokenizer(tokenizer)
+        self._ends = (int(tokenizer.bos_token_id), int(tokenizer.eos_token_id))
+        self._pad = int(tokenizer.pad_token_id)
+        self._texts = {split: corpus.texts(split) for split in ("train", "validation")}
+        size = pretrain.max_length - 2
+        self._windows = {split: Windows.over(texts.lengths, size) for split, texts in self._texts.items()}
+        for split, windows in self._windows.items():
+            if not len(windows):
+                raise DataError.at(
+                    "data", None, f"no text of the {split} split has {SHORTEST_TEXT} tokens", "give more text"
+                )
+        self.plan = BatchPlan(self._windows["train"].length + 2, pretrain.batch_tokens, pretrain.seed)
+        held_out = self._windows["validation"]
+        rows = subset(len(held_out), pretrain.val_texts)
+        rows = rows[np.lexsort((rows, held_out.length[rows]))]
+        self._val_batches = cut(rows, held_out.length + 2, pretrain.batch_tokens)
+        self.val_batches = len(self._val_batches)
+
+    def train_batch(self, number: int) -> Batch:
+        """Micro-batch `number` of the training."""
+        rows = self.plan.indices(number)
+        ids = self._padded("train", rows)
+        ratio = ratio_at(self.mask, number // (self.settings.accumulate * self.world), self.steps)
+        rng = np.random.default_rng((self.pretrain.seed, _MASK_STREAM, number))
+        masked, chosen = mask_batch(ids, self.vocabulary, self.mask, rng, ratio)
+        return {**self._batch(ids, masked, chosen), "number": number, "ratio": ratio}
+
+    def val_batch(self, number: int) -> Batch:
+        """Validation batch `number`: always the same rows and masks."""
+        rows = self._val_batches[number]
+        ids = self._padded("validation", rows)
+        masked, chosen = fixed_mask(ids, rows, self.vocabulary)
+        return self._batch(ids, masked, chosen)
+
+    def _padded(self, split: Split, rows: Rows) -> npt.NDArray[np.int64]:
+        windows, texts = self._windows[split], self._texts[split]
+        ids = np.full((len(rows), int(windows.length[rows].max()) + 2), self._pad, dtype=np.int64)
+        ids[:, 0] = self._ends[0]
+        for place, row in enumerate(rows):
+            start, length = windows.start[row], windows.length[row]
+            ids[place, 1 : length + 1] = texts[int(windows.text[row])][start : start + length]
+            ids[place, length + 1] = self._ends[1]
+        return ids
+
+    def _batch(self, ids: npt.NDArray[np.int64], masked: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) -> Batch:
+        positions = np.flatnonzero(chosen)
+        attention = ids != self._pad
+        return {
+            "input_ids": torch.from_numpy(masked),
+            "attention_mask": torch.from_numpy(attention.astype(np.int64)),
+            "positions": torch.from_numpy(positions),
+            "labels": torch.from_numpy(ids.reshape(-1)[positions]),
+            "examples": len(ids),
+            "tokens": int(attention.sum()),
+        }
+
+
+class Seq2SeqDataModule(_Numbered):
+    """Batches of pairs.
+
+    A batch: `input_ids`, `attention_mask` [B, S], `decoder_input_ids`, `labels` [B, T] (padding: -100), `number`,
+    `examples`, `tokens` (of source and target, without padding). A validation batch has besides `shuffled_input_ids`,
+    `shuffled_attention_mask` (for each row the source of another), `target_langs`, `references` (texts) and `generate`
+    (which rows belong to the subset that is generated).
+    """
+
+    def __init__(self, corpus: Corpus, finetune: FinetuneSettings, trainer: TrainerSettings):
+        super().__init__(trainer)
+        self.corpus, self.finetune = corpus, finetune
+        self.steps = finetune.max_steps
+        self.format = corpus.format
+        self._pairs = {split: PairRows(corpus, split, finetune) for split in ("train", "validation")}
+        for split, pairs in self._pairs.items():
+            if not len(pairs.sources):
+                raise DataError.at("data", None, f"the {split} split has no pair", "give more pairs")
+        train, held_out = self._pairs["train"], self._pairs["validation"]
+        self.plan = BatchPlan(train.longest, finetune.batch_tokens, finetune.seed, tie=train.target_lengths)
+        self.val_rows = subset(len(held_out.sources), finetune.val_pairs)
+        self._generated = frozenset(self.val_rows[: finetune.generate_pairs].tolist())
+        self._other = derangement(self.val_rows, held_out.source_langs, held_out.target_langs)
+        order = self.val_rows[np.lexsort((self.val_rows, held_out.longest[self.val_rows]))]
+        self._val_batches = cut(order, held_out.longest, finetune.batch_tokens)
+        self.val_batches = len(self._val_batches)
+        self._references = [pair.target for pair in corpus.pairs("validation")]
+
+    def train_batch(self, number: int) -> Batch:
+        """Micro-batch `number` of the training."""
+        rows = self.plan.indices(number)
+        return {**self._pairs["train"].batch(rows), "number": number}
+
+    def val_batch(self, number: int) -> Batch:
+        """Validation batch `number`: always the same rows, with the same wrong sources."""
+        rows, pairs = self._val_batches[number], self._pairs["validation"]
+        batch = pairs.batch(rows)
+        wrong = pairs.wrong_sources(rows, [self._other[int(row)] for row in rows])
+        batch["shuffled_input_ids"], batch["shuffled_attention_mask"] = wrong
+        batch["target_langs"] = [pairs.target_langs[row] for row in rows]
+        batch["references"] = [self._references[row] for row in rows]
+        batch["generate"] = [int(row) in self._generated for row in rows]
+        return batch
+
+
+class PairRows:
+    """The pairs of one split as wrapped, cut and padded tensors."""
+
+    def __init__(self, corpus: Corpus, split: Split, finetune: FinetuneSettings):
+        self.format: HostFormat = corpus.format
+        self.sources: TokenFile = corpus.sources(split)
+        self.targets: TokenFile = corpus.targets(split)
+        self.source_langs = corpus.source_langs(split)
+        self.target_langs = corpus.target_langs(split)
+        self._cuts = (finetune.max_source_length, finetune.max_target_length)
+        self.target_lengths = np.minimum(self.targets.lengths + 2, self._cuts[1])
+        self.longest = np.maximum(np.minimum(self.sources.lengths + 2, self._cuts[0]), self.target_lengths)
+
+    def source(self, row: int, lang: str | None = None) -> list[int]:
+        """The encoder input of a row, with its own language code or another."""
+        return self.format.source(self.sources[row].tolist(), lang or self.source_langs[row], self._cuts[0])
+
+    def labels(self, row: int) -> list[int]:
+        return self.format.target(self.targets[row].tolist(), self.target_langs[row], self._cuts[1])
+
+    def batch(self, rows: Sequence[int] | Rows) -> Batch:
+        """`input_ids`, `attention_mask`, `decoder_input_ids`, `labels`, `examples`, `tokens` of some rows."""
+        sources = [self.source(int(row)) for row in rows]
+        labels = [self.labels(int(row)) for row in rows]
+        ids, attention = pad_sources(sources, self.format.pad_id)
+        return {
+            "input_ids": ids,
+            "attention_mask": attention,
+            "decoder_input_ids": pad([self.format.decoder_input(row) for row in labels], self.format.pad_id),
+            "labels": pad(labels, IGNORED),
+            "examples": len(sources),
+            "tokens": sum(map(len, sources)) + sum(map(len, labels)),
+        }
+
+    def wrong_sources(self, rows: Sequence[int] | Rows, others: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sources of `others` under the language codes of `rows`: (ids, attention mask)."""
+        wrong = [self.source(other, self.source_langs[int(row)]) for row, other in zip(rows, others, strict=True)]
+        return pad_sources(wrong, self.format.pad_id)
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """Rows as one tensor [B, longest], padded on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.long)
+
+
+def pad_sources(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, attention mask), each [B, longest]."""
+    ids = pad(rows, pad_id)
+    return ids, (ids != pad_id).long()
+
+
+def derangement(rows: Rows, source_langs: Sequence[str], target_langs: Sequence[str]) -> dict[int, int]:
+    """For each row another one of the same two languages, fixed: the rows of a pair of languages move on by one.
+
+    A row that is alone in its languages gets any other; one row alone gets itself.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row in rows.tolist():
+        groups.setdefault((source_langs[row], target_langs[row]), []).append(row)
+    other: dict[int, int] = {}
+    everything = rows.tolist()
+    for members in groups.values():
+        around = (
+            members if len(members) > 1 else [members[0], next((r for r in everything if r != members[0]), members[0])]
+        )
+        for place, row in enumerate(members):
+            other[row] = around[(place + 1) % len(around)]
+    return other
+
+
+def subset(total: int, wanted: int | None) -> Rows:
+    """Up to `wanted` of `total` rows (None: all), chosen once for all arms and seeds, in random order."""
+    return np.random.default_rng((_SUBSET_SEED, total)).permutation(total)[:wanted]

@@ -1,0 +1,110 @@
+"""What the two Lightning modules share: exact resumption, counters, the check of the loss, sums over a validation."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from graftlm.errors import TrainingError
+from graftlm.models.optim import Part, build_optimizer, freeze
+from graftlm.schema import OptimSettings
+
+_STREAMS = 1_000_003  # keeps the seeds of two runs apart for as many micro-batches
+
+
+class StageModule(pl.LightningModule):  # type: ignore[misc]
+    """A model under training.
+
+    Attributes:
+        examples_seen, tokens_seen: counts over the whole training, over all devices; they survive a resume.
+    """
+
+    stage = ""  # of the settings, to name in an error
+
+    def __init__(self, model: Any, settings: OptimSettings):
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self.examples_seen = 0
+        self.tokens_seen = 0
+        self._parts: list[Part] | None = None
+        self._sums: dict[str, float] = defaultdict(float)
+
+    # --- training
+
+    def parts(self) -> list[Part]:
+        """Parameter groups; decided at the first call, when the graft is done."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        if self._parts is None:
+            self._parts = self.parts()
+        # fused AdamW cannot unscale gradients for Lightning's clipping under 16-mixed
+        fused = getattr(self.trainer, "precision", None) != "16-mixed" and self.device.type in ("cpu", "cuda")
+        return build_optimizer(self._parts, self.settings, fused)
+
+    def on_fit_start(self) -> None:
+        self.model.train()  # from_pretrained leaves eval mode, and Lightning keeps what it finds
+
+    def on_train_start(self) -> None:
+        self.model.train()
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Seeds dropout by the number of the micro-batch, and freezes what is not trained yet.
+
+        A checkpoint does not hold the state of torch's generator. With a seed for each micro-batch a resumed run drops
+        the same units as one that was never stopped, whatever was drawn in between (validation, generation).
+        """
+        torch.manual_seed((self.settings.seed * _STREAMS + int(batch["number"])) % 2**63)
+        freeze(self._parts or (), self.global_step)
+
+    def finish_step(self, loss: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
+        """Checks, counts and logs a training loss, and hands it on.
+
+        Raises:
+            TrainingError: the loss is not a number.
+        """
+        value = float(loss.detach())
+        rate = self.optimizers().param_groups[0]["lr"]
+        if not math.isfinite(value):
+            raise TrainingError.at(
+                f"{self.stage}.lr",
+                self.settings.lr,
+                f"the loss of step {self.global_step} is {value} (the rate there: {rate:.3g})",
+                f"lower {self.stage}.lr, raise {self.stage}.warmup, or set {self.stage}.grad_clip=1",
+            )
+        self.examples_seen += batch["examples"] * self.trainer.world_size
+        self.tokens_seen += batch["tokens"] * self.trainer.world_size
+        self.log("train/loss", value, on_step=True, on_epoch=False, batch_size=1)
+        self.log("train/lr", rate, on_step=True, on_epoch=False, batch_size=1)
+        return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seen"] = {"examples": self.examples_seen, "tokens": self.tokens_seen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        seen = checkpoint.get("seen", {})
+        self.examples_seen, self.tokens_seen = seen.get("examples", 0), seen.get("tokens", 0)
+
+    # --- validation: sums over all rows, so that a figure does not depend on how rows were put into batches
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums = defaultdict(float)
+
+    def add(self, **amounts: float) -> None:
+        for name, amount in amounts.items():
+            self._sums[name] += float(amount)
+
+    def total(self, name: str) -> float:
+        """The sum over all batches and devices."""
+        if self.trainer.world_size == 1:
+            return self._sums[name]
+        value = torch.tensor(self._sums[name], dtype=torch.float64, device=self.device)
+        return float(self.trainer.strategy.reduce(value, reduce_op="sum"))
+
+    def log_value(self, name: str, value: float) -> None:
+        self.log(name, value, on_step=False, on_epoch=True, batch_size=1)

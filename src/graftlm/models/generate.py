@@ -1,0 +1,86 @@
+"""Generation by the host in a language that the caller names, in the format of its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from graftlm.console import Progress, Silent
+from graftlm.data.format import HostFormat
+from graftlm.models.loss import unwrapped
+
+
+def generate(
+    model: Any,
+    format: HostFormat,
+    sources: Sequence[Sequence[int]],
+    lang: str,
+    *,
+    num_beams: int = 1,
+    max_new_tokens: int = 32,
+    length_penalty: float = 1.0,
+    no_repeat_ngram_size: int = 0,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> list[list[int]]:
+    """What the model writes for each source, as plain ids (no specials), in the order of `sources`.
+
+    Args:
+        sources: encoder inputs with their special tokens (`HostFormat.source`).
+        lang: the language of all targets.
+        max_new_tokens: special tokens included.
+
+    Rows of like length share a batch. The model is in eval mode meanwhile, and left as it was.
+    """
+    from transformers import GenerationConfig
+
+    base = unwrapped(model)
+    room = base.config.max_position_embeddings - 1  # the decoder start takes a position
+    config = GenerationConfig(
+        num_beams=num_beams,
+        do_sample=False,
+        max_new_tokens=min(max_new_tokens, room),
+        length_penalty=length_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        pad_token_id=format.pad_id,
+        bos_token_id=format.bos_id,
+        eos_token_id=format.eos_id,
+        decoder_start_token_id=format.decoder_start(lang),
+        forced_bos_token_id=format.forced_bos(lang),
+    )
+    written: dict[int, list[int]] = {}
+    order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))  # the largest batch first
+    was_training = base.training
+    base.eval()
+    try:
+        with (progress or Silent()).task(f"generating {lang}", len(order)) as advance, torch.no_grad():
+            for start in range(0, len(order), batch_size):
+                some = order[start : start + batch_size]
+                ids, attention = _padded([sources[index] for index in some], format.pad_id, base.device)
+                output = base.generate(input_ids=ids, attention_mask=attention, generation_config=config)
+                for index, row in zip(some, output.tolist(), strict=True):
+                    written[index] = format.strip(row)
+                advance(len(some))
+    finally:
+        base.train(was_training)
+    return [written[index] for index in range(len(sources))]
+
+
+def generate_by_language(
+    model: Any, format: HostFormat, sources: Sequence[Sequence[int]], langs: Sequence[str], **options: Any
+) -> list[list[int]]:
+    """`generate` for rows of several target languages: one call a language, the result in the order of `sources`."""
+    written: dict[int, list[int]] = {}
+    for lang in sorted(set(langs)):
+        rows = [index for index, code in enumerate(langs) if code == lang]
+        made = generate(model, format, [sources[index] for index in rows], lang, **options)
+        written.update(zip(rows, made, strict=True))
+    return [written[index] for index in range(len(sources))]
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows], dtype=torch.long, device=device)
+    return ids, (ids != pad_id).long()

@@ -1,0 +1,51 @@
+"""Masked-language modelling with the XLM-R donor."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from graftlm.models.base import StageModule
+from graftlm.models.loss import mlm_logits, mlm_loss
+from graftlm.models.optim import Part, whole
+from graftlm.schema import MaskSettings, PretrainSettings
+
+
+class MlmModule(StageModule):
+    """Logs `train/loss`, `train/lr`, `train/mask_ratio`; `val/loss`, `val/accuracy`, `val/perplexity` per masked token.
+
+    Validation masks are fixed (15% of single tokens), whatever the training masks.
+    """
+
+    stage = "pretrain"
+
+    def __init__(self, model: Any, pretrain: PretrainSettings, mask: MaskSettings):
+        super().__init__(model, pretrain)
+        self.mask = mask
+
+    def parts(self) -> list[Part]:
+        return whole(self.model)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        loss = mlm_loss(self.model, batch)
+        self.log("train/mask_ratio", float(batch["ratio"]), on_step=True, on_epoch=False, batch_size=1)
+        return self.finish_step(loss, batch)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        logits = mlm_logits(self.model, batch).float()
+        labels = batch["labels"]
+        self.add(
+            loss=float(F.cross_entropy(logits, labels, reduction="sum")),
+            right=float((logits.argmax(dim=-1) == labels).sum()),
+            tokens=len(labels),
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        tokens = max(self.total("tokens"), 1.0)
+        loss = self.total("loss") / tokens
+        self.log_value("val/loss", loss)
+        self.log_value("val/accuracy", self.total("right") / tokens)
+        self.log_value("val/perplexity", math.exp(min(loss, 700.0)))

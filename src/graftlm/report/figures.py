@@ -1,0 +1,134 @@
+"""The figures of single runs, and their means over the runs of an arm."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from graftlm.report import statistics as stats
+from graftlm.report.records import Run, number
+
+SCORES = ("rouge1", "rouge2", "rougeL", "chrf", "bleu")
+
+
+def curve_area(run: Run, other: Run | None = None) -> float:
+    """The primary figure: the mean validation loss over log steps, over the steps that `other` has as well."""
+    steps = run.curve["step"]
+    if other is None:
+        return stats.area(steps, run.curve["loss"])
+    first, last = max(steps[0], other.curve["step"][0]), min(steps[-1], other.curve["step"][-1])
+    return stats.area(steps, run.curve["loss"], float(first), float(last))
+
+
+def score(name: str) -> Callable[[Run, Run | None], float | None]:
+    return lambda run, _: number((run.scores.get("all") or {}).get(name))
+
+
+READ: dict[str, Callable[[Run, Run | None], float | None]] = {
+    "auc": curve_area,
+    "val_loss": lambda run, _: float(run.curve["loss"][-1]),
+    "test_loss": lambda run, _: number(run.scores.get("loss")),
+    "gap": lambda run, _: number(run.scores.get("gap")),
+}
+
+
+def figures_of(run: Run, base: Run | None) -> dict[str, Any]:
+    """All figures of one run; a share is None where the baseline's best was never reached (then see `..._above`)."""
+    curve, cost, donor = run.curve, run.cost, run.donor_cost
+    figures: dict[str, Any] = {
+        "finetune_seed": run.finetune_seed,
+        "pretrain_seed": run.pretrain_seed,
+        "auc": curve_area(run),
+        "val_loss": float(curve["loss"][-1]),
+        "val_loss_best": float(np.nanmin(curve["loss"])),
+        "test_loss": number(run.scores.get("loss")),
+        "gap": number(run.scores.get("gap")),
+        **{name: value for name in (*SCORES, "length_ratio") if (value := score(name)(run, None)) is not None},
+        "seconds": cost.get("seconds"),
+        "graft_seconds": cost.get("graft_seconds"),
+        "donor_seconds": donor.get("seconds", 0.0),
+        "flops": cost.get("flops"),
+        "donor_flops": donor.get("flops", 0.0),
+        "parameters": cost.get("parameters"),
+        "command": run.command,
+        "job": run.job,
+    }
+    if base is None or base is run:
+        return figures
+    best = int(np.argmin(base.curve["loss"]))
+    goal, needed = float(base.curve["loss"][best]), float(base.curve["step"][best])
+    if needed <= 0:
+        return figures
+    reached = stats.first_reach(curve["step"], curve["loss"], goal)
+    last = float(curve["step"][-1])
+    figures["steps_share"] = None if reached is None else reached / needed
+    figures["steps_share_above"] = last / needed if reached is None else None
+    spent = flops_at(base, needed)
+    if spent:
+        charged = donor.get("flops", 0.0) + flops_at(run, last if reached is None else reached)
+        figures["compute_share"] = None if reached is None else charged / spent
+        figures["compute_share_above"] = charged / spent if reached is None else None
+    return figures
+
+
+def flops_at(run: Run, step: float) -> float:
+    """The fine-tuning flops spent up to a step: the total by the share of tokens read (of steps where unknown)."""
+    total, steps = run.cost.get("flops"), run.curve["step"]
+    tokens = run.curve["tokens"]
+    if total is None:
+        return 0.0
+    if np.all(np.isfinite(tokens)) and tokens[-1] > 0:
+        whole = max(float(tokens[-1]), run.cost.get("tokens", 0.0))
+        return total * float(np.interp(step, steps, tokens)) / whole
+    return total * step / max(float(steps[-1]), run.cost.get("steps", 0.0), 1.0)
+
+
+def means_of(seeds: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Means over seeds; of the censored shares the median, with its bound where it is censored itself."""
+    names = dict.fromkeys(name for item in seeds for name in item)
+    mean: dict[str, float | None] = {}
+    for name in names:
+        if name in ("finetune_seed", "pretrain_seed", "command", "job") or name.endswith("_above"):
+            continue
+        if name.endswith("_share"):
+            told = [item for item in seeds if name in item]
+            bounds = [item[f"{name}_above"] or math.inf for item in told]
+            mean[name], mean[f"{name}_above"] = stats.median_censored([item[name] for item in told], bounds)
+            continue
+        values = [found for item in seeds if (found := number(item.get(name))) is not None]
+        mean[name] = fmean(values) if values else None
+    return mean
+
+
+def languages_of(runs: Sequence[Run]) -> dict[str, dict[str, float | None]]:
+    """Mean scores over seeds, per language; the lead-1 line's as `lead1.NAME`."""
+    gathered: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        languages = run.scores.get("languages")
+        tables = {"all": run.scores.get("all"), **(languages if isinstance(languages, dict) else {})}
+        for code, table in tables.items():
+            if not isinstance(table, dict):
+                continue
+            lead = table.get("lead1")
+            lines = {
+                **table,
+                **{f"lead1.{key}": value for key, value in (lead if isinstance(lead, dict) else {}).items()},
+            }
+            for name, value in lines.items():
+                if (found := number(value)) is not None:
+                    gathered[str(code)][name].append(found)
+    return {code: {name: fmean(values) for name, values in table.items()} for code, table in gathered.items()}
+
+
+def fidelity_of(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """The first run's fidelity: before and after the graft, on the donor's held-out text."""
+    for run in runs:
+        found = (run.transfer or {}).get("fidelity")
+        if isinstance(found, dict):
+            return {name: found[name] for name in ("before", "after", "layers", "texts", "tokens") if name in found}
+    return None

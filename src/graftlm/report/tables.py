@@ -1,0 +1,107 @@
+"""What the tables of the page are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from graftlm.report.collect import Arm, Collection
+from graftlm.report.compare import ArmReport
+
+
+def grafts(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    rows = []
+    for arm in arms:
+        record = next((run.transfer for run in arm.runs if run.transfer), None)
+        if not record:
+            continue
+        counts = record.get("counts") if isinstance(record.get("counts"), dict) else {}
+        fidelity = record.get("fidelity") if isinstance(record.get("fidelity"), dict) else {}
+        tensors = [item for item in record.get("host_tensors") or [] if isinstance(item, dict)]
+        unused = [
+            item
+            for item in record.get("donor_tensors") or []
+            if isinstance(item, dict) and item.get("status") == "unused"
+        ]
+        rows.append(
+            {
+                "name": arm.name,
+                "host": dict((counts or {}).get("host") or {}),
+                "parameters": dict((counts or {}).get("host_parameters") or {}),
+                "donor": dict((counts or {}).get("donor") or {}),
+                "before": dict((fidelity or {}).get("before") or {}),
+                "after": dict((fidelity or {}).get("after") or {}),
+                "texts": (fidelity or {}).get("texts"),
+                "tensors": tensors[:600],
+                "more": max(0, len(tensors) - 600),
+                "unused": unused[:200],
+            }
+        )
+    return rows
+
+
+def codes(arms: Sequence[ArmReport]) -> list[str]:
+    codes = dict.fromkeys(code for arm in arms for code in arm.languages)
+    return sorted(codes, key=lambda code: (code != "all", code))
+
+
+def scores(arms: Sequence[ArmReport]) -> list[dict[str, Any]]:
+    """The scores that any language has; with the lead-1 line where it is recorded."""
+    found = []
+    for name, label in {
+        "rougeL": "ROUGE-L",
+        "rouge1": "ROUGE-1",
+        "rouge2": "ROUGE-2",
+        "chrf": "chrF",
+        "bleu": "BLEU",
+    }.items():
+        tables = [table for arm in arms for table in arm.languages.values()]
+        if any(name in table for table in tables):
+            found.append({"id": name, "label": label, "lead": any(f"lead1.{name}" in table for table in tables)})
+    return found
+
+
+def varying(collection: Collection) -> list[dict[str, Any]]:
+    """A row a setting that differs between arms: whether it is part of the comparison, and its value in each arm."""
+    return [
+        {
+            "setting": key,
+            "expected": key.startswith(("transfer.", "mask.", "pretrain.")),
+            "values": [_setting(arm.identity.get(key, "")) for arm in collection.arms],
+        }
+        for key in collection.varying
+    ]
+
+
+def _setting(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def grid(arms: Sequence[Arm], reports: Sequence[ArmReport]) -> dict[str, Any] | None:
+    """A sweep over strategies × masks as a table of differences; None where it is not two-way.
+
+    `heat` of a cell runs from -1 (best of the table) to 1 (as much worse).
+    """
+    cells: dict[tuple[str, str], ArmReport] = {}
+    for arm, report in zip(arms, reports, strict=True):
+        place = (arm.transfer, arm.choices.get("mask", ""))
+        if arm.is_baseline or "auc" not in report.difference:
+            continue
+        if place in cells:
+            return None  # something else varies as well: a cell would hold two arms
+        cells[place] = report
+    rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
+    if len(rows) < 2 or len(columns) < 2:
+        return None
+    most = max(abs(report.difference["auc"].mean) for report in cells.values()) or 1.0
+
+    def cell(row: str, column: str) -> dict[str, Any] | None:
+        found = cells.get((row, column))
+        return {"report": found, "heat": found.difference["auc"].mean / most} if found else None
+
+    return {
+        "columns": columns,
+        "rows": [{"name": row, "cells": [cell(row, column) for column in columns]} for row in rows],
+    }

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from graftlm.models.optim import build_optimizer, factor_at, freeze, host_parts, whole
+from graftlm.schema import FinetuneSettings, PretrainSettings, TransferSettings
+
+STAGED = TransferSettings(name="t", encoder_lr=0.1, embeddings_lr=0.5, freeze_encoder=0.5, freeze_embeddings=0.25)
+
+
+def test_every_parameter_is_in_one_part(host: Any) -> None:
+    parts = {part.name: part for part in host_parts(host, STAGED, 100)}
+    names = [name for part in parts.values() for name, _ in part.parameters]
+    assert sorted(names) == sorted(name for name, _ in host.named_parameters())
+    assert {name for name, _ in parts["embeddings"].parameters} == {
+        "model.shared.weight",
+        "model.encoder.embed_positions.weight",
+    }
+    assert all(name.startswith("model.encoder.") for name, _ in parts["encoder"].parameters)
+    assert all(name.startswith("model.decoder.") for name, _ in parts["rest"].parameters)
+    assert any("encoder_attn" in name for name, _ in parts["rest"].parameters)
+    assert (parts["encoder"].start, parts["embeddings"].start, parts["rest"].start) == (50, 25, 0)
+
+
+def test_rates_and_decay_by_group(host: Any) -> None:
+    settings = FinetuneSettings(max_steps=100, lr=1e-3, weight_decay=0.02)
+    optimizer = build_optimizer(host_parts(host, STAGED, 100), settings)["optimizer"]
+    assert optimizer.param_groups[0]["part"] == "rest"
+    rates = {group["part"]: group["initial_lr"] for group in optimizer.param_groups}
+    assert rates == pytest.approx({"rest": 1e-3, "encoder": 1e-4, "embeddings": 5e-4})
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert (parameter.ndim > 1) == (group["weight_decay"] == 0.02)
+
+
+def test_freezing_follows_the_step(host: Any) -> None:
+    parts = host_parts(host, STAGED, 100)
+    for step, encoder, embeddings in ((0, False, False), (30, False, True), (60, True, True), (10, False, False)):
+        freeze(parts, step)
+        for part in parts:
+            wanted = {"rest": True, "encoder": encoder, "embeddings": embeddings}[part.name]
+            assert all(parameter.requires_grad == wanted for _, parameter in part.parameters)
+
+
+def test_an_adapters_frozen_base_stays_frozen(host: Any) -> None:
+    host.model.encoder.requires_grad_(False)
+    freeze(host_parts(host, TransferSettings(name="t"), 100), 50)
+    assert not any(parameter.requires_grad for parameter in host.model.encoder.parameters())
+    assert not {name for part in host_parts(host, STAGED, 100) for name, _ in part.parameters if ".encoder." in name}
+
+
+@pytest.mark.parametrize(
+    "transfer", [TransferSettings(name="t", encoder_lr=0), TransferSettings(name="t", freeze_encoder=1)]
+)
+def test_never_trained(host: Any, transfer: Any) -> None:
+    (encoder,) = [part for part in host_parts(host, transfer, 100) if part.name == "encoder"]
+    assert encoder.start is None
+    freeze([encoder], 10_000)
+    assert not any(parameter.requires_grad for _, parameter in encoder.parameters)
+
+
+def test_schedules() -> None:
+    linear = PretrainSettings(max_steps=100, warmup=0.1)
+    rates = [factor_at(step, 0, linear) for step in range(101)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert max(rates) == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == 0
+    assert all(a < b for a, b in pairwise(rates[:11]))
+    cosine = PretrainSettings(max_steps=100, warmup=0.1, schedule="cosine")
+    assert factor_at(55, 0, cosine) == pytest.approx(0.5)
+    constant = PretrainSettings(max_steps=100, warmup=0.0, schedule="constant")
+    assert {factor_at(step, 0, constant) for step in range(100)} == {1.0}
+
+
+def test_a_late_part_warms_up_when_it_joins() -> None:
+    settings = PretrainSettings(max_steps=100, warmup=0.1)
+    late = [factor_at(step, 50, settings) for step in range(100)]
+    base = [factor_at(step, 0, settings) for step in range(100)]
+    assert set(late[:50]) == {0.0}
+    assert 0 < late[50] < 0.2 * base[50]
+    assert late[60:] == base[60:]
+
+
+def test_frozen_parameters_do_not_move(host: Any) -> None:
+    settings = FinetuneSettings(max_steps=10, lr=1e-2)
+    parts = host_parts(host, TransferSettings(name="t", freeze_encoder=0.5, freeze_embeddings=1), 10)
+    made = build_optimizer(parts, settings)
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    before = {name: parameter.detach().clone() for name, parameter in host.named_parameters()}
+    ids = torch.tensor([[4, 5, 6, 2]])
+    for step in range(10):
+        freeze(parts, step)
+        host(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        moved = {name for name, parameter in host.named_parameters() if not torch.equal(parameter, before[name])}
+        assert any(".decoder." in name for name in moved)
+        assert any(".encoder.layers" in name for name in moved) == (step >= 5)
+        assert not any("shared" in name or "encoder.embed_positions" in name for name in moved)
+
+
+def test_whole_model_is_one_part(donor: Any) -> None:
+    (part,) = whole(donor)
+    assert len(part.parameters) == len(list(donor.parameters()))

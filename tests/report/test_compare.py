@@ -1,0 +1,138 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from graftlm.report import build_report
+from graftlm.report.collect import collect
+from graftlm.report.compare import compare
+from graftlm.report.terminal import print_report
+
+
+def test_a_sweep_with_known_truth(fake_sweep, tmp_path):
+    folder = fake_sweep().sweep()
+    report = build_report([folder], tmp_path / "out")
+    data = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert data["version"] == 1
+    assert data["baseline"] == "none"
+    assert data["verdict"].startswith("calibrated is better than the baseline (none)")
+    arms = {arm["name"]: arm for arm in data["arms"]}
+    assert arms["calibrated"]["words"] == "better"
+    assert arms["naive"]["control"]
+    assert arms["naive"]["words"].startswith("cannot tell with 8 seeds")
+    assert arms["calibrated"]["difference"]["auc"]["p"] == 2 / 256
+    assert arms["calibrated"]["difference"]["auc"]["p_holm"] == 4 / 256  # over the two arms that are no control
+    assert arms["calibrated"]["difference"]["test_loss"]["mean"] == pytest.approx(-0.12, abs=0.06)
+    assert arms["calibrated"]["fidelity"]["after"]["cka"] == 0.93
+    seed = arms["calibrated"]["seeds"][0]
+    assert (seed["finetune_seed"], seed["pretrain_seed"], seed["donor_flops"]) == (1, 1, 9e13)
+    assert seed["compute_share"] == pytest.approx(seed["steps_share"] + 9e13 / 1.2e14)
+    assert arms["shuffled"]["mean"]["steps_share"] is None
+    assert arms["shuffled"]["mean"]["steps_share_above"] == 1.0
+    assert any("share one donor" in caveat for caveat in report.caveats)
+    assert "| calibrated | better | 8 |" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    print_report(report, console)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80 or all(len(line) <= 80 or "report.html" in line for line in lines)
+    assert any(line.startswith("calibrated") and "better" in line and "−0.18 [−0.22, −0.14]" in line for line in lines)
+
+
+def test_two_seeds_support_no_claim(fake_sweep, fake_arm):
+    sweep = fake_sweep(noise=0.001)
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated", early=-3, late=-1)], seeds=(1, 2))
+    report = compare(collect([sweep.root]))
+    assert report.arm("calibrated").word == "cannot tell"
+    assert "2 seeds, too few for a claim" in report.arm("calibrated").words
+    assert report.headline.startswith("With 2 seeds one cannot tell")
+    assert any("cannot support a claim beyond these very runs" in caveat for caveat in report.caveats)
+
+
+def test_three_seeds_rest_on_the_t_test_and_say_so(fake_sweep, fake_arm):
+    sweep = fake_sweep(noise=0.005)
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated", early=-1, late=-1)], seeds=(1, 2, 3))
+    report = compare(collect([sweep.root]))
+    assert (report.arm("calibrated").words, report.arm("calibrated").basis) == ("better", "t-test only")
+    assert any("rests on a t-test" in caveat for caveat in report.caveats)
+
+
+def test_arms_of_another_schedule_are_not_compared_silently(fake_sweep, fake_arm):
+    sweep = fake_sweep()
+    sweep.sweep(
+        [fake_arm("none"), fake_arm("calibrated", settings=(("finetune.lr", 0.01), ("evaluate.num_beams", 1)))], (1, 2)
+    )
+    report = compare(collect([sweep.root]))
+    assert set(report.arm("calibrated").differs) == {"finetune.lr", "evaluate.num_beams"}
+    assert any("finetune.lr (0.001 → 0.01)" in warning for warning in report.warnings)
+
+
+def test_each_arm_meets_the_baseline_of_its_own_schedule(fake_sweep, fake_arm):
+    sweep = fake_sweep()
+    for lr in (0.001, 0.01):
+        for name in ("none", "calibrated"):
+            arm = fake_arm(name, overrides=(f"finetune.lr={lr}",), settings=(("finetune.lr", lr),))
+            for seed in (1, 2, 3):
+                sweep.job(arm, seed)
+    report = compare(collect([sweep.root]))
+    assert report.arm("calibrated · finetune.lr=0.01").compared_to == "none · finetune.lr=0.01"
+    assert report.warnings == []
+
+
+def test_donors_of_one_seed_are_averaged(fake_sweep, fake_arm):
+    sweep = fake_sweep()
+    for seed in (1, 2, 3):
+        sweep.job(fake_arm("none"), seed)
+        for donor in (1, 2):
+            sweep.job(fake_arm("calibrated", late=-0.1), seed, donor)
+    arm = compare(collect([sweep.root])).arm("calibrated")
+    assert len(arm.seeds) == 6
+    assert arm.difference["auc"].n == 3
+    assert arm.difference["test_loss"].n == 3
+
+
+def test_unpaired_seeds_and_a_missing_baseline_are_said(fake_sweep, fake_arm, tmp_path):
+    sweep = fake_sweep()
+    sweep.job(fake_arm("none"), 1)
+    sweep.job(fake_arm("none"), 2)
+    sweep.job(fake_arm("calibrated"), 2)
+    sweep.job(fake_arm("calibrated"), 3)
+    warnings = "\n".join(compare(collect([sweep.root])).warnings)
+    assert "no baseline run with finetune seed 3" in warnings
+    assert "no run with finetune seed 1, which the baseline has" in warnings
+    alone = build_report([sweep.root / "sweep" / "3"], tmp_path / "out")
+    assert "no baseline" in alone.warnings[0]
+    assert alone.headline == "Whether a graft helps cannot be said"
+
+
+def test_only_failures_still_make_a_report(fake_sweep, fake_arm, tmp_path):
+    sweep = fake_sweep()
+    sweep.job(fake_arm("none"), 1, status="failed", error="DataError: no rows")
+    report = build_report([sweep.root], tmp_path / "out")
+    assert report.headline == "No run finished"
+    assert "DataError: no rows" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_records_without_their_optional_parts(fake_sweep, tmp_path):
+    folder = fake_sweep().sweep(seeds=(1, 2))
+    for name in ("scores.json", "examples.jsonl", "cost.json", "transfer.json"):
+        for path in folder.parent.rglob(name):
+            path.unlink()
+    report = build_report([folder], tmp_path / "out")
+    assert "auc" in report.arm("calibrated").difference
+    assert any("scores.json" in warning for warning in report.warnings)
+
+
+def test_torch_is_not_imported(fake_sweep, fake_arm, tmp_path):
+    sweep = fake_sweep()
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated")], (1,))
+    code = (
+        "import sys, graftlm.report.terminal; from pathlib import Path; from graftlm.report import build_report\n"
+        "build_report([Path(sys.argv[1])], Path(sys.argv[2]))\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'wandb') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(sweep.root), str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

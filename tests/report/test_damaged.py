@@ -1,0 +1,74 @@
+import json
+import random
+
+import pytest
+
+from graftlm.errors import ReportError
+from graftlm.report.collect import collect
+from graftlm.report.compare import compare
+from graftlm.report.markdown import to_markdown
+from graftlm.report.page import render
+
+ODD = [None, [], {}, "text", -1, 0, 1e400, float("nan"), True, [None], {"a": {"b": 1}}, ""]
+
+
+def places(value, path=()):
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+def put(value, path, odd):
+    if not path:
+        return odd
+    node = value
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = odd
+    return value
+
+
+def ruin(path, rng):
+    """Puts a value of another kind somewhere in a record, or cuts the file."""
+    text = path.read_text(encoding="utf-8")
+    if rng.random() < 0.1:
+        path.write_text(text[: rng.randrange(len(text))], encoding="utf-8")
+        return
+    try:
+        if path.suffix == ".jsonl":
+            lines = text.splitlines()
+            at = rng.randrange(len(lines))
+            value = json.loads(lines[at])
+            lines[at] = json.dumps(put(value, rng.choice(list(places(value))), rng.choice(ODD)))
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        else:
+            value = json.loads(text)
+            path.write_text(json.dumps(put(value, rng.choice(list(places(value))), rng.choice(ODD))), encoding="utf-8")
+    except (ValueError, IndexError):
+        return  # ruined already
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_damage_makes_it_crash(fake_sweep, fake_arm, tmp_path, seed):
+    sweep = fake_sweep(examples=6)
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated", fidelity=0.9), fake_arm("naive", control=True)], (1, 2, 3))
+    rng = random.Random(seed)
+    files = sorted(path for path in tmp_path.rglob("*.json*") if path.name != "artifact.json")
+    kept = {path: path.read_bytes() for path in files}
+    for _ in range(ROUNDS):
+        for path in rng.sample(files, 4):
+            ruin(path, rng)
+        try:
+            found = collect([tmp_path])
+            report = compare(found)
+            json.dumps(report.to_json(), allow_nan=False)
+            to_markdown(report)
+            render(report, found)
+        except ReportError:
+            pass
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+
+ROUNDS = 400
