@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,14 @@ def make(
 
 
 def run(
-    module: Any, data: Any, folder: Path, record: Any, resume: Path | None = None, every: int = 0, val: int = 10
+    module: Any,
+    data: Any,
+    folder: Path,
+    record: Any,
+    resume: Path | None = None,
+    every: int = 0,
+    val: int = 10,
+    precision: Any = "32-true",
 ) -> pl.Trainer:
     torch.set_num_threads(1)
     accumulate = data.settings.accumulate
@@ -82,6 +90,7 @@ def run(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=1.0,
+        precision=precision,
         use_distributed_sampler=False,
         logger=False,
         enable_progress_bar=False,
@@ -150,7 +159,7 @@ def test_mlm_learns(corpus: Any, donor: Any, tmp_path: Path) -> None:
     assert sum(record.train[-10:]) / 10 < 0.75 * sum(record.train[:5]) / 5
     assert last["val/loss"] < first["val/loss"]
     assert last["val/accuracy"] > first["val/accuracy"]
-    assert last["val/perplexity"] == pytest.approx(torch.tensor(last["val/loss"]).exp(), rel=1e-5)
+    assert last["val/perplexity"] == pytest.approx(math.exp(last["val/loss"]), rel=1e-5)
 
 
 def test_seq2seq_learns_and_reports(corpus: Any, host: Any, tmp_path: Path) -> None:
@@ -226,3 +235,13 @@ def test_the_encoder_joins_at_its_step(corpus: Any, host: Any, tmp_path: Path) -
 
     run(module, data, tmp_path, Watch(), val=1000)
     assert moved == [False] * 4 + [True] * 6
+
+
+@pytest.mark.parametrize("kind", ["mlm", "seq2seq"])
+def test_mixed_precision_with_clipping(kind: str, corpus: Any, donor: Any, host: Any, tmp_path: Path) -> None:
+    module, data = make(kind, corpus, donor, host, 6)
+    record = Record()
+    run(module, data, tmp_path, record, val=6, precision="bf16-mixed")
+    assert len(record.train) == 6
+    assert all(math.isfinite(loss) for loss in record.train)
+    assert record.val[-1]["val/loss"] > 0

@@ -43,8 +43,8 @@ class StageModule(pl.LightningModule):  # type: ignore[misc]
     def configure_optimizers(self) -> dict[str, Any]:
         if self._parts is None:
             self._parts = self.parts()
-        # fused AdamW cannot unscale gradients for Lightning's clipping under 16-mixed
-        fused = getattr(self.trainer, "precision", None) != "16-mixed" and self.device.type in ("cpu", "cuda")
+        # Lightning refuses to clip gradients of a fused optimiser under mixed precision
+        fused = not str(self.trainer.precision).endswith("-mixed") and self.device.type in ("cpu", "cuda")
         return build_optimizer(self._parts, self.settings, fused)
 
     def on_fit_start(self) -> None:

@@ -249,7 +249,8 @@ def _example_differences(pairs: Sequence[tuple[Run, Run]]) -> tuple[stats.Floats
     for seed, ours, theirs in tables:
         rows[seed].append(np.array([ours[index]["loss"] - theirs[index]["loss"] for index in order], dtype=np.float64))
     first = tables[0][1]
-    weights = np.array([number(first[index].get("tokens")) or 1.0 for index in order], dtype=np.float64)
+    tokens = [number(first[index].get("tokens")) for index in order]
+    weights = np.array([count if count and count > 0 else 1.0 for count in tokens], dtype=np.float64)
     return np.stack([np.mean(rows[seed], axis=0) for seed in sorted(rows)]), weights
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from graftlm.report import statistics as stats
-from graftlm.report.records import Run, number
+from graftlm.report.records import Run, mapping, number
 
 SCORES = ("rouge1", "rouge2", "rougeL", "chrf", "bleu")
 
@@ -109,16 +109,10 @@ def languages_of(runs: Sequence[Run]) -> dict[str, dict[str, float | None]]:
     """Mean scores over seeds, per language; the lead-1 line's as `lead1.NAME`."""
     gathered: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        languages = run.scores.get("languages")
-        tables = {"all": run.scores.get("all"), **(languages if isinstance(languages, dict) else {})}
+        tables = {"all": run.scores.get("all"), **(run.scores.get("languages") or {})}
         for code, table in tables.items():
-            if not isinstance(table, dict):
-                continue
-            lead = table.get("lead1")
-            lines = {
-                **table,
-                **{f"lead1.{key}": value for key, value in (lead if isinstance(lead, dict) else {}).items()},
-            }
+            lead = mapping((table or {}).get("lead1"))
+            lines = {**(table or {}), **{f"lead1.{name}": value for name, value in lead.items()}}
             for name, value in lines.items():
                 if (found := number(value)) is not None:
                     gathered[str(code)][name].append(found)
@@ -128,7 +122,7 @@ def languages_of(runs: Sequence[Run]) -> dict[str, dict[str, float | None]]:
 def fidelity_of(runs: Sequence[Run]) -> dict[str, Any] | None:
     """The first run's fidelity: before and after the graft, on the donor's held-out text."""
     for run in runs:
-        found = (run.transfer or {}).get("fidelity")
-        if isinstance(found, dict):
-            return {name: found[name] for name in ("before", "after", "layers", "texts", "tokens") if name in found}
+        found: dict[str, Any] | None = (run.transfer or {}).get("fidelity")
+        if found:
+            return found
     return None

@@ -227,16 +227,13 @@ def _round(values: Floats) -> list[float | None]:
 
 
 def _layers(fidelity: dict[str, Any] | None) -> dict[str, Any] | None:
-    rows = [row for row in (fidelity or {}).get("layers") or [] if isinstance(row, dict)]
+    rows = (fidelity or {}).get("layers") or []
     if not rows:
         return None
     return {
-        "layer": [row.get("layer", index) for index, row in enumerate(rows)],
+        "layer": [index if row["layer"] is None else row["layer"] for index, row in enumerate(rows)],
         **{
-            when: {
-                name: [number((row.get(when) or {}).get(name)) for row in rows]
-                for name in ("cka", "cosine", "relative_error")
-            }
+            when: {name: [number(row[when].get(name)) for row in rows] for name in ("cka", "cosine", "relative_error")}
             for when in ("before", "after")
         },
     }

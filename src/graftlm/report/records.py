@@ -87,9 +87,7 @@ class Artifacts:
 
 def read_run(path: Path, record: dict[str, Any], artifacts: Artifacts) -> Run | None:
     """The run of the job.json at `path`, or None (with a warning) where it has no learning curve."""
-    stages: dict[str, dict[str, Any]] = {
-        str(stage.get("stage")): stage for stage in rows(record.get("stages"))
-    }
+    stages: dict[str, dict[str, Any]] = {str(stage.get("stage")): stage for stage in rows(record.get("stages"))}
     finetune = _folder(path, stages.get("finetune"))
     if finetune is None:
         artifacts.warnings.append(f"{path}: names no fine-tuning artifact; left out")
@@ -171,7 +169,10 @@ def _transfer(record: dict[str, Any]) -> dict[str, Any]:
     fidelity = None
     if isinstance(found, dict):
         layers = [
-            {"layer": number(row.get("layer")), **{when: _numbers(mapping(row.get(when))) for when in ("before", "after")}}
+            {
+                "layer": number(row.get("layer")),
+                **{when: _numbers(mapping(row.get(when))) for when in ("before", "after")},
+            }
             for row in rows(found.get("layers"))
         ]
         fidelity = {
@@ -192,7 +193,10 @@ def _transfer(record: dict[str, Any]) -> dict[str, Any]:
 def _tensor(row: dict[str, Any]) -> dict[str, Any]:
     shape = row.get("shape")
     return {
-        **{name: "" if row.get(name) is None else str(row[name]) for name in ("name", "status", "source", "step", "note")},
+        **{
+            name: "" if row.get(name) is None else str(row[name])
+            for name in ("name", "status", "source", "step", "note")
+        },
         "shape": [str(size) for size in shape] if isinstance(shape, list) else [],
     }
 

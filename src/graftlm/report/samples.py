@@ -19,11 +19,7 @@ def choose(arms: Sequence[Arm], count: int) -> list[dict[str, Any]]:
     and lost most against the baseline, so that neither is hidden.
     """
     chosen = _same_seed(arms)
-    tables = {
-        arm.name: {row["index"]: row for row in run.examples if isinstance(row.get("index"), int)}
-        for arm, run in chosen
-        if run.examples
-    }
+    tables = {arm.name: {row["index"]: row for row in run.examples} for arm, run in chosen if run.examples}
     if not tables or count < 1:
         return []
     first = next(iter(tables.values()))

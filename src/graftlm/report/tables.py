@@ -16,23 +16,18 @@ def grafts(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         record = next((run.transfer for run in arm.runs if run.transfer), None)
         if not record:
             continue
-        counts = record.get("counts") if isinstance(record.get("counts"), dict) else {}
-        fidelity = record.get("fidelity") if isinstance(record.get("fidelity"), dict) else {}
-        tensors = [item for item in record.get("host_tensors") or [] if isinstance(item, dict)]
-        unused = [
-            item
-            for item in record.get("donor_tensors") or []
-            if isinstance(item, dict) and item.get("status") == "unused"
-        ]
+        counts, fidelity = record["counts"], record["fidelity"] or {}
+        tensors = record["host_tensors"]
+        unused = [item for item in record["donor_tensors"] if item["status"] == "unused"]
         rows.append(
             {
                 "name": arm.name,
-                "host": dict((counts or {}).get("host") or {}),
-                "parameters": dict((counts or {}).get("host_parameters") or {}),
-                "donor": dict((counts or {}).get("donor") or {}),
-                "before": dict((fidelity or {}).get("before") or {}),
-                "after": dict((fidelity or {}).get("after") or {}),
-                "texts": (fidelity or {}).get("texts"),
+                "host": counts.get("host", {}),
+                "parameters": counts.get("host_parameters", {}),
+                "donor": counts.get("donor", {}),
+                "before": fidelity.get("before", {}),
+                "after": fidelity.get("after", {}),
+                "texts": fidelity.get("texts"),
                 "tensors": tensors[:600],
                 "more": max(0, len(tensors) - 600),
                 "unused": unused[:200],

@@ -4,14 +4,21 @@ The donor computes x' = LN(x + f(x)) with x the output of the LayerNorm before; 
 sublayer in turn, on the host's own stream y:
 
 1. its LayerNorm is fitted, per dimension, so that LN(y) ≈ x (least squares on scale and bias);
-2. the maps that read it (q, k, v or fc1) are corrected by the linear map from LN(y) to x, a ridge towards identity;
+2. if wanted, the maps that read it (q, k, v or fc1) are corrected by the linear map from LN(y) to x, a ridge towards
+   identity;
 3. it runs up to its output projection, which gives the features A;
-4. with α the slope of y on x and u = x + f(x), the output projection solves a ridge problem for y + [A 1]·W ≈ α·u,
-   regularised towards α times the copied projection; y takes its new value.
+4. with u = x + f(x), the output projection solves a ridge problem for y + [A 1]·W ≈ s·u, regularised towards α times
+   the copied projection, α the slope of y on x; y takes its new value.
 
-At the end the host's last LayerNorm is fitted to the donor's output. Both streams advance together, so memory holds two
-states a token and the features of one sublayer, whatever the depth. Products of a chunk of tokens are computed in
-float32 and summed in float64; the systems are solved in float64.
+At the end the host's last LayerNorm is fitted to the donor's output.
+
+The scale s: post-LN renormalises each token at each sublayer, pre-LN carries a token's size along, and the tokens of a
+real encoder differ much in size. What follows reads y through a LayerNorm, which does not see a token's size. So s is
+free, a number a token: it starts at α·√(sᵢ/α), sᵢ the slope of the token's own y on x; then scales and W are solved for
+in turns, each token's error counted relative to its size. With `turns=0` s is α for all tokens, unweighted.
+
+Both streams advance together, so memory holds two states a token and the features of one sublayer, whatever the depth.
+Products of a chunk of tokens are computed in float32 and summed in float64; the systems are solved in float64.
 """
 
 from __future__ import annotations
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 Affine = tuple[Tensor, Tensor]
 # tokens whose products are summed in float32 before they are added in float64
 CHUNK = 4096
+# bounds of a token's scale, in units of the common one
 LOW, HIGH = 0.02, 100.0
 
 
@@ -40,10 +48,8 @@ class Options:
     """See `graftlm.transfer.steps.encoder`."""
 
     ridge: float = 0.05
-    input_ridge: float | None = 0.01
-    token_scale: float = 0.0
-    weight: float = 0.0
-    turns: int = 1
+    input_ridge: float | None = None
+    turns: int = 4
 
 
 @dataclass
@@ -96,20 +102,23 @@ def standardised(y: Tensor, eps: float) -> Tensor:
     return layer_norm(y, y.shape[-1:], eps=eps)
 
 
-def fit_norm(batches: Sequence[Batch], eps: float, weigh: Callable[[Batch], Tensor] | None = None) -> Affine:
+def fit_norm(batches: Sequence[Batch], eps: float) -> Affine:
     """Scale and bias, per dimension, with which the LayerNorm of y comes closest to x."""
-    n = 0.0
-    sz = sx = szz = szx = torch.zeros(())
+    n = 0
+    width = batches[0].x.shape[-1]
+    sz, sx, szz, szx = (torch.zeros(width, dtype=torch.float64) for _ in range(4))
     for batch in batches:
         z = standardised(batch.y[batch.real], eps).double()
         x = batch.x[batch.real].double()
-        w = torch.ones(len(z), 1, dtype=torch.float64) if weigh is None else weigh(batch).double()[:, None]
-        n += float(w.sum())
-        sz, sx = sz + (w * z).sum(0), sx + (w * x).sum(0)
-        szz, szx = szz + (w * z * z).sum(0), szx + (w * z * x).sum(0)
+        n += len(z)
+        sz += z.sum(0)
+        sx += x.sum(0)
+        szz += z.square().sum(0)
+        szx += (z * x).sum(0)
     mz, mx = sz / n, sx / n
     variance = szz / n - mz.square()
     covariance = szx / n - mz * mx
+    # a dimension that does not vary on the text carries nothing but its mean
     scale = torch.where(variance > 1e-10, covariance / variance.clamp_min(1e-10), torch.zeros_like(variance))
     return scale.float(), (mx - scale * mz).float()
 
@@ -123,13 +132,13 @@ def attention(h: Tensor, seen: Tensor, q: Affine, k: Affine, v: Affine, heads: i
 
 
 def slope(batches: Sequence[Batch]) -> float:
-    """Least-squares slope of y on x over all tokens."""
+    """Least-squares slope of y on x over all tokens; positive, as streams that have nothing in common need a scale too."""
     product = square = 0.0
     for batch in batches:
         x = batch.x[batch.real].double()
         product += float((batch.y[batch.real].double() * x).sum())
         square += float(x.square().sum())
-    return product / square if square > 0 else 1.0
+    return max(product / square, 1e-3) if square > 0 else 1.0
 
 
 @dataclass
@@ -143,49 +152,64 @@ class Sublayer:
     eps: float
 
 
-def calibrate_sublayer(batches: list[Batch], part: Sublayer, host_eps: float, options: Options) -> tuple[Affine, list[Affine], Affine]:
+def calibrate_sublayer(
+    batches: list[Batch], part: Sublayer, host_eps: float, options: Options
+) -> tuple[Affine, list[Affine], Affine]:
     """Fit one sublayer and advance both streams. Returns the host's LayerNorm, input maps and output projection."""
     alpha = slope(batches)
     norm = fit_norm(batches, host_eps)
     width = norm[0].numel()
     inputs = part.inputs
     if options.input_ridge is not None:
-        equations = Normal(width, width)
-        for batch in batches:
-            h = standardised(batch.y[batch.real], host_eps) * norm[0] + norm[1]
-            equations.add(h, batch.x[batch.real])
-        mapping, shift = equations.solve((torch.eye(width), torch.zeros(width)), options.input_ridge)
+        mapping, shift = _input_map(batches, norm, host_eps, options.input_ridge)
         inputs = [(weight @ mapping, bias + weight @ shift) for weight, bias in part.inputs]
 
-    prior = (alpha * part.output[0], alpha * part.output[1])
-    ours: list[Tensor] = []
-    goal: list[Tensor] = []
-    scale: list[Tensor] = []
+    features: list[Tensor] = []
+    sums: list[Tensor] = []
+    scales: list[Tensor] = []
     for batch in batches:
         h = standardised(batch.y, host_eps) * norm[0] + norm[1]
-        ours.append(part.features(h, batch.seen, inputs)[batch.real])
-        theirs = part.features(batch.x, batch.seen, part.inputs)
-        u = batch.x + linear(theirs, *part.output)
-        x, y = batch.x[batch.real], batch.y[batch.real]
-        own = ((x * y).sum(-1) / x.square().sum(-1).clamp_min(1e-12)).clamp(alpha * LOW, alpha * HIGH)
-        scale.append(alpha * (own / alpha) ** options.token_scale)
-        goal.append(u[batch.real])
+        features.append(part.features(h, batch.seen, inputs)[batch.real])
+        u = batch.x + linear(part.features(batch.x, batch.seen, part.inputs), *part.output)
+        own = _bounded(_slopes(batch.y[batch.real], batch.x[batch.real]), alpha)
+        scales.append(alpha * (own / alpha).sqrt() if options.turns else torch.full_like(own, alpha))
+        sums.append(u[batch.real])
         batch.x = layer_norm(u, u.shape[-1:], *part.norm, eps=part.eps)
-    for turn in range(options.turns):
+
+    prior = (alpha * part.output[0], alpha * part.output[1])
+    output = prior
+    for turn in range(max(options.turns, 1)):
+        if turn:
+            for index, (batch, a, u) in enumerate(zip(batches, features, sums, strict=True)):
+                reached = batch.y[batch.real] + linear(a, *output)
+                scales[index] = _bounded(_slopes(reached, u), alpha)
         equations = Normal(part.output[0].shape[1], width)
-        for batch, a, u, s in zip(batches, ours, goal, scale, strict=True):
-            size = s * (u - u.mean(-1, keepdim=True)).square().mean(-1).sqrt().clamp_min(1e-6)
-            w = size**-options.weight
-            equations.add(a, s[:, None] * u - batch.y[batch.real], w)
+        for batch, a, u, s in zip(batches, features, sums, scales, strict=True):
+            weight = (s * u.std(-1, correction=0)).clamp_min(1e-6).pow(-2) if options.turns else None
+            equations.add(a, s[:, None] * u - batch.y[batch.real], weight)
         output = equations.solve(prior, options.ridge)
-        if turn + 1 < options.turns:
-            for index, (batch, a, u) in enumerate(zip(batches, ours, goal, strict=True)):
-                y = batch.y[batch.real] + linear(a, *output)
-                best = (y * u).sum(-1) / u.square().sum(-1).clamp_min(1e-12)
-                scale[index] = best.clamp(alpha * LOW, alpha * HIGH)
-    for batch, a in zip(batches, ours, strict=True):
+    for batch, a in zip(batches, features, strict=True):
         batch.y[batch.real] += linear(a, *output)
     return norm, inputs, output
+
+
+def _input_map(batches: Sequence[Batch], norm: Affine, eps: float, ridge: float) -> Affine:
+    """The linear map from LN(y) to x, a ridge towards identity."""
+    width = norm[0].numel()
+    equations = Normal(width, width)
+    for batch in batches:
+        equations.add(standardised(batch.y[batch.real], eps) * norm[0] + norm[1], batch.x[batch.real])
+    return equations.solve((torch.eye(width), torch.zeros(width)), ridge)
+
+
+def _slopes(y: Tensor, x: Tensor) -> Tensor:
+    """Slope of each row of y on the same row of x, [n, d] → [n]."""
+    return (x * y).sum(-1) / x.square().sum(-1).clamp_min(1e-12)
+
+
+def _bounded(scales: Tensor, alpha: float) -> Tensor:
+    """Scales kept positive and within what a token's size can sensibly be."""
+    return scales.clamp(abs(alpha) * LOW, abs(alpha) * HIGH)
 
 
 def choose_texts(graft: Graft, tokens: int, longest: int, seed: int) -> list[Any]:

@@ -20,15 +20,14 @@ class Encoder(Step):
     max_length: longer texts are cut, specials included.
     ridge: strength of the regularisation of the output projections towards the donor's, in units of the mean diagonal.
     input_ridge: the same for the maps that read a LayerNorm (q, k, v, fc1); null copies them.
+    turns: how often the tokens' scales and the projection are solved for in turn; 0 is one common scale.
     """
 
     tokens: int = setting(60_000, at_least=16)
     max_length: int = setting(256, at_least=4)
     ridge: float = setting(0.05, above=0)
-    input_ridge: float | None = setting(0.01, above=0)
-    token_scale: float = 0.0
-    weight: float = 0.0
-    turns: int = 1
+    input_ridge: float | None = setting(None, above=0)
+    turns: int = setting(4, at_least=0)
     seed: int = setting(0, at_least=0)
 
     reference: ClassVar[str] = "no publication found; derived and measured in this project"
@@ -61,7 +60,7 @@ class Encoder(Step):
             raise TransferError.at(
                 f"{graft.path}.tokens", self.tokens, "there is no calibration text", "give the graft some text"
             )
-        calibrate(graft, rows, Options(self.ridge, self.input_ridge, self.token_scale, self.weight, self.turns))
+        calibrate(graft, rows, Options(self.ridge, self.input_ridge, self.turns))
 
 
 STEP = Encoder

@@ -1,0 +1,92 @@
+"""The graft as a Lightning callback: applied in `setup("fit")`, before a checkpoint would be restored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+
+from graftlm.console import Progress, Silent
+from graftlm.schema import TransferSettings
+from graftlm.transfer.strategy import apply_strategy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from graftlm.transfer.report import TransferReport
+
+
+class TransferCallback(pl.Callback):
+    """Applies a strategy once to `pl_module.model` and writes `transfer.json`.
+
+    Args:
+        strategy: the steps.
+        donor_path: folder of the donor (model and, unless given, tokenizer); None for a strategy without steps.
+        host_tokenizer: the host's.
+        calibration, held_out: texts as donor ids without special tokens.
+        report_path: where `transfer.json` goes.
+        host_pretrained: whether the host came from a checkpoint.
+        donor_tokenizer: the donor's, where its folder has none.
+        resuming: the run goes on from a checkpoint: its weights are kept and nothing is written. Lightning does not
+            tell a callback in `setup` which checkpoint `fit(ckpt_path=...)` was given, so the caller has to.
+    """
+
+    def __init__(
+        self,
+        strategy: TransferSettings,
+        donor_path: Path | None,
+        host_tokenizer: Any,
+        calibration: Sequence[NDArray[Any]],
+        held_out: Sequence[NDArray[Any]],
+        report_path: Path,
+        host_pretrained: bool,
+        donor_tokenizer: Any = None,
+        progress: Progress | None = None,
+        resuming: bool = False,
+    ):
+        self.strategy = strategy
+        self.donor_path = donor_path
+        self.host_tokenizer = host_tokenizer
+        self.calibration = calibration
+        self.held_out = held_out
+        self.report_path = report_path
+        self.host_pretrained = host_pretrained
+        self.donor_tokenizer = donor_tokenizer
+        self.progress = progress or Silent()
+        self.resuming = resuming
+        self.report: TransferReport | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Every rank does the same work: it is deterministic. Rank zero writes."""
+        if stage != "fit" or self.report is not None or self.resuming or trainer.ckpt_path is not None:
+            return
+        import torch
+
+        with torch.random.fork_rng(devices=[]):  # loading a model draws numbers too
+            donor, tokenizer = self._donor()
+            self.report = apply_strategy(
+                self.strategy,
+                donor,
+                pl_module.model,
+                tokenizer,
+                self.host_tokenizer,
+                self.calibration,
+                self.held_out,
+                self.host_pretrained,
+                self.progress,
+            )
+        if trainer.is_global_zero:
+            self.report.write(self.report_path)
+
+    def _donor(self) -> tuple[Any, Any]:
+        if self.donor_path is None or not self.strategy.steps:
+            return None, None
+        from graftlm.data.tokenizers import load_tokenizer
+        from graftlm.models.build import load_model
+        from transformers import XLMRobertaForMaskedLM
+
+        where = "model.donor.checkpoint"
+        tokenizer = self.donor_tokenizer or load_tokenizer(str(self.donor_path), path=where)
+        return load_model(XLMRobertaForMaskedLM, str(self.donor_path), None, "xlm-roberta", where), tokenizer
