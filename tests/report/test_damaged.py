@@ -49,7 +49,7 @@ def ruin(path, rng):
         return  # ruined already
 
 
-@pytest.mark.parametrize("seed", range(10, 13))
+@pytest.mark.parametrize("seed", range(3))
 def test_no_damage_makes_it_crash(fake_sweep, fake_arm, tmp_path, seed):
     sweep = fake_sweep(examples=6)
     sweep.sweep([fake_arm("none"), fake_arm("calibrated", fidelity=0.9), fake_arm("naive", control=True)], (1, 2, 3))
@@ -71,4 +71,4 @@ def test_no_damage_makes_it_crash(fake_sweep, fake_arm, tmp_path, seed):
             path.write_bytes(content)
 
 
-ROUNDS = 400
+ROUNDS = 12

@@ -175,17 +175,15 @@ def _curves(arm: Arm, base: Arm | None, lines: bool) -> dict[str, Any]:
     for name, table in tables.items():
         known = np.isfinite(table)
         count = known.sum(axis=0)
-        filled = np.where(known, table, 0)
-        mean = np.where(count > 0, filled.sum(axis=0) / np.maximum(count, 1), np.nan)
         values[name] = {
-            "mean": _round(mean),
+            "mean": _round(_mean(table)),
             "low": _round(np.where(count > 0, np.where(known, table, np.inf).min(axis=0), np.nan)),
             "high": _round(np.where(count > 0, np.where(known, table, -np.inf).max(axis=0), np.nan)),
             "runs": [_round(row) for row in table] if lines else [],
         }
     spent = np.mean([[flops_at(run, step) for step in grid] for run in arm.runs], axis=0)
     donor = float(np.mean([run.donor_cost.get("flops", 0.0) for run in arm.runs]))
-    seen = np.nanmean([_on(run, "examples", grid) for run in arm.runs], axis=0) if len(grid) else grid
+    seen = _mean(np.array([_on(run, "examples", grid) for run in arm.runs]))
     return {
         "step": [float(step) for step in grid],
         "examples": _round(seen),
@@ -193,6 +191,15 @@ def _curves(arm: Arm, base: Arm | None, lines: bool) -> dict[str, Any]:
         "seeds": [_seed_name(run) for run in arm.runs],
         "values": values,
     }
+
+
+def _mean(table: Floats) -> Floats:
+    """Means over the rows, of the values that are known; nan where none is."""
+    known = np.isfinite(table)
+    count = known.sum(axis=0)
+    total = np.where(known, table, 0).sum(axis=0)
+    mean: Floats = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean
 
 
 def _seed_name(run: Run) -> str:

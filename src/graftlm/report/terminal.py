@@ -36,9 +36,6 @@ def print_report(report: Report, console: Console) -> None:
                 console.print(Padding(Text(f"• {safe(line)}"), (0, 0, 0, 1)))
             if len(lines) > 12:
                 console.print(Padding(Text(f"and {len(lines) - 12} more, in the report"), (0, 0, 0, 3)))
-    if report.html:
-        console.print()
-        console.print(Text(f"The whole report: {report.html}"), soft_wrap=True)
 
 
 def safe(text: str) -> str:

@@ -23,6 +23,7 @@ Products of a chunk of tokens are computed in float32 and summed in float64; the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
-from graftlm.transfer.anatomy import HOST_LAST_NORM, Block, donor_block, host_block, pair
+from graftlm.errors import TransferError
+from graftlm.transfer.anatomy import DONOR_EMBEDDING_NORM, HOST_LAST_NORM, donor_block, host_block, pair
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Graft
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 Affine = tuple[Tensor, Tensor]
 # tokens whose products are summed in float32 before they are added in float64
 CHUNK = 4096
+# tokens a feature that a turn before the last needs
+PLENTY = 8
 # bounds of a token's scale, in units of the common one
 LOW, HIGH = 0.02, 100.0
 
@@ -83,17 +87,27 @@ class Normal:
             self.cross += left.T @ goal
 
     def solve(self, prior: Affine, ridge: float) -> Affine:
-        """Weight [t, f] and bias [t], regularised towards `prior` by `ridge` times the mean diagonal."""
+        """Weight [t, f] and bias [t], regularised towards `prior` by `ridge` times the mean diagonal.
+
+        Raises:
+            TransferError: if the states overflowed.
+        """
         start = torch.cat([prior[0].T, prior[1][None]]).double()
         count = len(self.gram) - 1
         strength = ridge * float(self.gram.diagonal()[:count].mean())
+        if not (math.isfinite(strength) and bool(torch.isfinite(self.cross).all())):
+            raise TransferError.at(
+                "transfer", None, "the donor's states are too large to calibrate on", "check the donor's training"
+            )
         system = self.gram.clone()
         system.diagonal()[:count] += max(strength, 1e-12)
         system[count, count] += 1e-9 * float(self.gram[count, count]) + 1e-12
         rest = self.cross - self.gram @ start
         factor, failed = torch.linalg.cholesky_ex(system)
-        change = torch.cholesky_solve(rest, factor) if not int(failed) else torch.linalg.lstsq(system, rest).solution
-        solution = (start + change).float()
+        if int(failed):  # a ridge of next to nothing on states that do not vary
+            system.diagonal().add_(1e-6 * float(system.diagonal().mean()))
+            factor = torch.linalg.cholesky(system)
+        solution = (start + torch.cholesky_solve(rest, factor)).float()
         return solution[:count].T.contiguous(), solution[count].contiguous()
 
 
@@ -132,7 +146,7 @@ def attention(h: Tensor, seen: Tensor, q: Affine, k: Affine, v: Affine, heads: i
 
 
 def slope(batches: Sequence[Batch]) -> float:
-    """Least-squares slope of y on x over all tokens; positive, as streams that have nothing in common need a scale too."""
+    """Least-squares slope of y on x over all tokens, kept positive: unlike streams need a scale too."""
     product = square = 0.0
     for batch in batches:
         x = batch.x[batch.real].double()
@@ -178,13 +192,18 @@ def calibrate_sublayer(
 
     prior = (alpha * part.output[0], alpha * part.output[1])
     output = prior
-    for turn in range(max(options.turns, 1)):
+    turns = max(options.turns, 1)
+    tokens = sum(map(len, features))
+    # the scales settle on fewer tokens: turns before the last use every stride-th batch, as long as there are plenty
+    stride = max(min(tokens // (PLENTY * part.output[0].shape[1]), len(batches)), 1)
+    for turn in range(turns):
         if turn:
             for index, (batch, a, u) in enumerate(zip(batches, features, sums, strict=True)):
                 reached = batch.y[batch.real] + linear(a, *output)
                 scales[index] = _bounded(_slopes(reached, u), alpha)
         equations = Normal(part.output[0].shape[1], width)
-        for batch, a, u, s in zip(batches, features, sums, scales, strict=True):
+        share = slice(None) if turn + 1 == turns else slice(turn % stride, None, stride)
+        for batch, a, u, s in zip(batches[share], features[share], sums[share], scales[share], strict=True):
             weight = (s * u.std(-1, correction=0)).clamp_min(1e-6).pow(-2) if options.turns else None
             equations.add(a, s[:, None] * u - batch.y[batch.real], weight)
         output = equations.solve(prior, options.ridge)
@@ -218,10 +237,8 @@ def choose_texts(graft: Graft, tokens: int, longest: int, seed: int) -> list[Any
 
     from graftlm.transfer.fidelity import framed
 
-    longest = min(
-        longest, graft.donor.config.max_position_embeddings - 2, graft.host.config.max_position_embeddings
-    )
-    chosen = []
+    longest = min(longest, graft.donor.config.max_position_embeddings - 2, graft.host.config.max_position_embeddings)
+    chosen: list[Any] = []
     total = 0
     for index in np.random.default_rng(seed).permutation(len(graft.calibration)):
         for row in framed([graft.calibration[int(index)]], graft.vocabulary, longest):
@@ -241,7 +258,11 @@ def calibrate(graft: Graft, rows: Sequence[Any], options: Options) -> None:
     donor, host = graft.donor, graft.host
     heads, layers = donor.config.num_attention_heads, donor.config.num_hidden_layers
     act = ACT2FN[host.config.activation_function]
-    with torch.no_grad(), evaluation(donor, host), graft.progress.task("calibrating the encoder", 2 * layers) as advance:
+    with (
+        torch.no_grad(),
+        evaluation(donor, host),
+        graft.progress.task("calibrating the encoder", 2 * layers) as advance,
+    ):
         streams = _start(graft, rows)
 
         def attend(h: Tensor, seen: Tensor, maps: list[Affine]) -> Tensor:
@@ -304,8 +325,6 @@ def _write(graft: Graft, module: str, value: Affine, status: str, source: str) -
 
 def _norm_before(layer: int, names: Sequence[str]) -> str:
     """The donor's LayerNorm whose output this sublayer reads."""
-    from graftlm.transfer.anatomy import DONOR_EMBEDDING_NORM
-
     if names != ("fc1",):
         return donor_block(layer - 1).ffn_norm if layer else DONOR_EMBEDDING_NORM
     return donor_block(layer).attention_norm

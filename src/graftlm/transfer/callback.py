@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,7 @@ from graftlm.schema import TransferSettings
 from graftlm.transfer.strategy import apply_strategy
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from graftlm.transfer.graft import Texts
     from graftlm.transfer.report import TransferReport
 
 
@@ -38,8 +36,8 @@ class TransferCallback(pl.Callback):
         strategy: TransferSettings,
         donor_path: Path | None,
         host_tokenizer: Any,
-        calibration: Sequence[NDArray[Any]],
-        held_out: Sequence[NDArray[Any]],
+        calibration: Texts,
+        held_out: Texts,
         report_path: Path,
         host_pretrained: bool,
         donor_tokenizer: Any = None,
@@ -83,9 +81,10 @@ class TransferCallback(pl.Callback):
     def _donor(self) -> tuple[Any, Any]:
         if self.donor_path is None or not self.strategy.steps:
             return None, None
+        from transformers import XLMRobertaForMaskedLM
+
         from graftlm.data.tokenizers import load_tokenizer
         from graftlm.models.build import load_model
-        from transformers import XLMRobertaForMaskedLM
 
         where = "model.donor.checkpoint"
         tokenizer = self.donor_tokenizer or load_tokenizer(str(self.donor_path), path=where)

@@ -2,7 +2,7 @@
 
 Both read the same tokens: the donor `<s> X </s>`, the host the same ids mapped by token string, so that positions
 match. Layer i compares what layer i reads: the donor's hidden state i against the output of the host's LayerNorm in
-front of layer i (its residual stream itself has no counterpart in a post-LN model); the last one is the encoder's output.
+front of layer i (a pre-LN residual stream has no counterpart in a post-LN model); the last is the encoder's output.
 
 - linear CKA (Kornblith 2019): invariant to rotation and scale, 1 = alike;
 - cosine: mean over tokens, needs the same basis;
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from graftlm.transfer.graft import Texts
     from graftlm.transfer.vocabulary import Vocabulary
 
 Figures = dict[str, float | None]
 Batch = tuple["NDArray[np.int64]", "NDArray[np.bool_]"]
 
 
-def framed(texts: Sequence[NDArray[Any]], vocabulary: Vocabulary, longest: int) -> list[NDArray[np.int64]]:
+def framed(texts: Texts, vocabulary: Vocabulary, longest: int) -> list[NDArray[np.int64]]:
     """`<s> X </s>` in donor ids, X cut so that the whole has at most `longest` tokens; empty texts are left out."""
     bos, eos = vocabulary.roles["bos"][0], vocabulary.roles["eos"][0]
     rows = []
@@ -117,9 +118,7 @@ def _number(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def compare(
-    donor: Any, host: Any, vocabulary: Vocabulary, texts: Sequence[NDArray[Any]], longest: int = 256
-) -> dict[str, Any]:
+def compare(donor: Any, host: Any, vocabulary: Vocabulary, texts: Texts, longest: int = 256) -> dict[str, Any]:
     """Figures of the last state and of each layer: {"texts", "tokens", "last": {...}, "layers": [{...}, ...]}.
 
     `layers` has one entry for each layer's input and one for the output, or the output only where the two encoders
@@ -154,7 +153,9 @@ def compare(
                 layer = index if same_depth else depth
                 sums.setdefault(layer, Comparison()).add(state.cpu()[real], theirs[layer].cpu()[real])
     layers = [{"layer": layer, **sums[layer].figures()} for layer in sorted(sums)]
-    figures = {name: value for name, value in layers[-1].items() if name != "layer"} if layers else Comparison().figures()
+    figures = (
+        {name: value for name, value in layers[-1].items() if name != "layer"} if layers else Comparison().figures()
+    )
     return {"texts": len(rows), "tokens": sum(map(len, rows)), "last": figures, "layers": layers}
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from graftlm.transfer.report import Ledger
     from graftlm.transfer.vocabulary import Vocabulary
 
+    # texts as ids without special tokens
+    Texts = Sequence[NDArray[Any] | Sequence[int]]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -56,7 +59,7 @@ class Graft:
     donor: XLMRobertaForMaskedLM
     host: MBartForConditionalGeneration
     vocabulary: Vocabulary
-    calibration: Sequence[NDArray[Any]]
+    calibration: Texts
     ledger: Ledger
     progress: Progress = field(default_factory=Silent)
     path: str = "transfer"
@@ -68,9 +71,22 @@ class Graft:
         self.host_tensors = dict(self.host.state_dict(keep_vars=True))
 
     def source(self, name: str) -> Tensor:
-        """A tensor of the donor in float32, marked as used."""
-        self.ledger.use(name)
+        """A tensor of the donor in float32, marked as used.
+
+        Raises:
+            TransferError: if it holds values that are not finite.
+        """
+        import torch
+
         tensor: Tensor = self.donor_tensors[name].detach().float()
+        if not bool(torch.isfinite(tensor).all()):
+            raise TransferError.at(
+                self.path,
+                name,
+                "holds values of the donor that are not finite",
+                "train the donor again, or take another",
+            )
+        self.ledger.use(name)
         return tensor
 
     def current(self, name: str) -> Tensor:
@@ -96,7 +112,10 @@ class Graft:
             )
         if not bool(torch.isfinite(value).all()):
             raise TransferError.at(
-                self.path, name, "would hold values that are not finite", "check the donor's weights, or raise the ridge"
+                self.path,
+                name,
+                "would hold values that are not finite",
+                "check the donor's weights, or raise the ridge",
             )
         self.ledger.write(name, status, source, self.path, note)
         with torch.no_grad():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ Status = Literal["copied", "mapped", "calibrated", "kept", "initialised"]
 
 @dataclass
 class HostTensor:
-    """One tensor of the host. `copied`: value for value; `mapped`: rows or values rearranged or rescaled in closed form;
+    """One tensor of the host. `copied`: value for value; `mapped`: rows rearranged or rescaled in closed form;
 
     `calibrated`: fitted on text; `kept`: of the host's checkpoint; `initialised`: at random, by the host's own rule.
     """
@@ -52,9 +51,7 @@ class Ledger:
         untouched = "kept" if host_pretrained else "initialised"
         self._host_names = aliases(host)
         self._donor_names = aliases(donor) if donor is not None else {}
-        self.host = {
-            name: HostTensor(name, list(tensor.shape), untouched) for name, tensor in tensors(host).items()
-        }
+        self.host = {name: HostTensor(name, list(tensor.shape), untouched) for name, tensor in tensors(host).items()}
         self.donor = {
             name: DonorTensor(name, list(tensor.shape)) for name, tensor in (tensors(donor) if donor else {}).items()
         }
@@ -158,7 +155,7 @@ class TransferReport:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(self.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
-        os.replace(partial, path)
+        partial.replace(path)
 
     def summary(self) -> str:
         """One line for a person."""

@@ -21,12 +21,13 @@ from graftlm.schema import TransferSettings
 from graftlm.transfer.graft import Graft, Step
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from graftlm.transfer.graft import Texts
     from graftlm.transfer.report import TransferReport
 
-# a graft of the encoder must raise one of the two figures by this much, without lowering the other
+# a graft of the encoder must raise one of the two figures by this much without lowering the other, or reach both of
+# these (a host that worked like the donor before has nothing to gain)
 CLEARLY_BETTER = {"cosine": 0.1, "cka": 0.05}
+ALIKE = {"cosine": 0.9, "cka": 0.8}
 
 
 def step_names() -> list[str]:
@@ -95,7 +96,7 @@ def _overlap(ours: Sequence[str], theirs: Sequence[str]) -> str:
 def check_compatible(
     settings: TransferSettings, donor: Mapping[str, Any], host: Mapping[str, Any], path: str = "transfer"
 ) -> list[Problem]:
-    """Why a strategy cannot carry this donor into this host, from their configurations (`config.to_dict()`, or JSON)."""
+    """Why a strategy cannot carry this donor into this host, from their configurations (`config.to_dict()` or JSON)."""
     problems: list[Problem] = []
     for index, (_, step) in enumerate(build_steps(settings.steps, f"{path}.steps", problems)):
         problems.extend(step.check_shapes(donor, host, f"{path}.steps[{index}]"))
@@ -109,8 +110,8 @@ def apply_strategy(
     host: Any,
     donor_tokenizer: Any,
     host_tokenizer: Any,
-    calibration: Sequence[NDArray[Any]],
-    held_out: Sequence[NDArray[Any]],
+    calibration: Texts,
+    held_out: Texts,
     host_pretrained: bool,
     progress: Progress | None = None,
 ) -> TransferReport:
@@ -137,7 +138,9 @@ def apply_strategy(
     problems: list[Problem] = []
     steps = build_steps(strategy.steps, "transfer.steps", problems)
     if steps and donor is None:
-        problems.append(Problem("transfer", strategy.name, "needs a donor", "train one, or name model.donor.checkpoint"))
+        problems.append(
+            Problem("transfer", strategy.name, "needs a donor", "train one, or name model.donor.checkpoint")
+        )
     if not problems and donor is not None:
         problems.extend(check_compatible(strategy, donor.config.to_dict(), host.config.to_dict()))
     if problems:
@@ -195,7 +198,7 @@ def _devices(host: Any) -> list[int]:
 
 
 def _measure(
-    donor: Any, host: Any, vocabulary: Any, texts: Sequence[NDArray[Any]], progress: Progress, label: str
+    donor: Any, host: Any, vocabulary: Any, texts: Texts, progress: Progress, label: str
 ) -> dict[str, Any] | None:
     from graftlm.transfer.fidelity import compare
 
@@ -226,6 +229,8 @@ def _without_layer(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nothing_transplanted(strategy: TransferSettings, fidelity: Mapping[str, Any]) -> Problem | None:
     """The problem, if the encoder's output is no closer to the donor's than that of the host before the graft."""
+    if all((fidelity["after"][name] or 0.0) >= least for name, least in ALIKE.items()):
+        return None
     gains = {}
     for name in CLEARLY_BETTER:
         old, new = fidelity["before"][name], fidelity["after"][name]
@@ -242,7 +247,7 @@ def _nothing_transplanted(strategy: TransferSettings, fidelity: Mapping[str, Any
         "transfer",
         strategy.name,
         f"the encoder works no more like the donor's than before the graft ({figures})",
-        "give it more calibration text, train the donor longer, or declare the strategy a control (transfer.control=true)",
+        "give it more calibration text, train the donor longer, or declare it a control (transfer.control=true)",
     )
 
 

@@ -23,7 +23,7 @@ ROLES = {"bos": ("bos", "cls"), "pad": ("pad",), "eos": ("eos", "sep"), "unk": (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The alignment. `donor_of[h]` is the donor's id of host id h or -1; `host_of[d]` the host's id of donor id d or -1.
+    """The alignment. `donor_of[h]` is the donor's id of host id h, or -1; `host_of[d]` the host's of donor id d, or -1.
 
     `languages`: language codes of the host and their ids. `roles`: role → (donor id, host id).
     """

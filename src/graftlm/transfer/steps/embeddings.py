@@ -20,10 +20,12 @@ class Embeddings(Step):
     """The donor computes LN(E + P + T), the host LN(s·E + P') with s = √d if it scales its embeddings, else 1.
 
     So E is copied unchanged, which keeps the scale of the tied output, and P' = s·(P + T): the LayerNorm does not see
-    a common factor. What is left is the difference of the two epsilons.
+    a common factor. The two epsilons differ in effect, which the LayerNorm's scale makes up for on average.
 
     languages: the rows of the host's language codes, which the donor does not have: `start` the row of `<s>`, in whose
         place mBART-50 puts the code, `mean` the mean of all shared rows, `keep` as they are.
+    spread: what tells the codes apart: a random vector a code, in units of the standard deviation of the shared rows.
+        Without it a decoder could not see which language it is to write.
     missing: rows of other tokens that the donor lacks.
     decoder: whether the decoder's positions and embedding LayerNorm are written too (its words are the shared ones).
     beyond: the host's positions past the donor's: `last` repeats the donor's last row, `keep` leaves them.
@@ -32,6 +34,7 @@ class Embeddings(Step):
     """
 
     languages: Literal["start", "mean", "keep"] = "start"
+    spread: float = setting(0.25, at_least=0, at_most=10)
     missing: Literal["mean", "keep"] = "mean"
     decoder: bool = True
     beyond: Literal["last", "keep"] = "last"
@@ -58,8 +61,6 @@ class Embeddings(Step):
             )
 
     def apply(self, graft: Graft) -> None:
-        import torch
-
         config = graft.host.config
         scale = float(config.d_model) ** 0.5 if config.scale_embedding else 1.0
         self._words(graft)
@@ -78,16 +79,37 @@ class Embeddings(Step):
                 note += f"; rows {known}..{len(positions) - 1} left"
             graft.write(name, positions, "mapped", f"{anatomy.DONOR_POSITIONS} + {anatomy.DONOR_TYPES}[0]", note)
             ours, theirs = anatomy.host_embedding_norm(side), anatomy.DONOR_EMBEDDING_NORM
-            for to, of in zip(anatomy.pair(ours), anatomy.pair(theirs), strict=True):
-                graft.write(to, graft.source(of), "copied", of)
+            (weight, bias), (of_weight, of_bias) = anatomy.pair(ours), anatomy.pair(theirs)
+            factor = self._factor(graft, scale, float(graft.host.get_submodule(ours).eps))
+            if factor == 1:
+                graft.write(weight, graft.source(of_weight), "copied", of_weight)
+            else:
+                note = f"x {factor:.6f}: the epsilons differ, on average over the tokens"
+                graft.write(weight, factor * graft.source(of_weight), "mapped", of_weight, note)
+            graft.write(bias, graft.source(of_bias), "copied", of_bias)
         if self.logits_bias and anatomy.DONOR_BIAS in graft.donor_tensors:
-            bias = graft.current(anatomy.HOST_BIAS)
-            source = graft.source(anatomy.DONOR_BIAS).to(bias)
-            known_rows = self._rows(graft, len(source), bias.shape[1])
-            bias[:] = source.mean()
-            to_, of_ = torch.nonzero(known_rows >= 0)[:, 0], known_rows[known_rows >= 0]
-            bias[0, to_] = source[of_]
-            graft.write(anatomy.HOST_BIAS, bias, "mapped", anatomy.DONOR_BIAS, "by token string; the mean elsewhere")
+            self._logits_bias(graft)
+
+    def _logits_bias(self, graft: Graft) -> None:
+        """Write `final_logits_bias`, a row by token string; a token that the donor lacks gets the mean."""
+        ours, theirs = graft.current(anatomy.HOST_BIAS), graft.source(anatomy.DONOR_BIAS)
+        donor_of = self._rows(graft, len(theirs), ours.shape[1])
+        known = donor_of >= 0
+        ours[0, ~known] = theirs.mean().to(ours)
+        ours[0, known] = theirs[donor_of[known]].to(ours)
+        graft.write(anatomy.HOST_BIAS, ours, "mapped", anatomy.DONOR_BIAS, "by token string; the mean elsewhere")
+
+    def _factor(self, graft: Graft, scale: float, eps: float) -> float:
+        """What makes up, on average, for the epsilon of the host's LayerNorm being another in the donor's scale."""
+        ours, theirs = eps / scale**2, float(graft.donor.config.layer_norm_eps)
+        if ours == theirs:
+            return 1.0
+        words = graft.source(anatomy.DONOR_WORDS)
+        table = graft.source(anatomy.DONOR_POSITIONS)[anatomy.FIRST_POSITION :] + graft.source(anatomy.DONOR_TYPES)[0]
+        rows = words[:: max(len(words) // 4096, 1)]
+        sums = rows + table.repeat(len(rows) // len(table) + 1, 1)[: len(rows)]
+        variance = sums.var(1, correction=0).double()
+        return float(((variance + ours) / (variance + theirs)).sqrt().mean())
 
     def _words(self, graft: Graft) -> None:
         """Write the word embeddings, in each copy that the host holds for itself."""
@@ -118,7 +140,9 @@ class Embeddings(Step):
             codes = codes[(codes < len(words)) & ~known[codes]] if len(codes) else codes
             if len(codes) and self.languages != "keep":
                 start = vocabulary.roles["bos"][0]
-                words[codes] = (source[start] if self.languages == "start" else mean).to(words)
+                noise = torch.randn(len(codes), source.shape[1], generator=torch.Generator().manual_seed(0))
+                row = source[start] if self.languages == "start" else mean
+                words[codes] = (row + self.spread * source[donor_of[known]].std(0) * noise).to(words)
                 notes.append(f"{len(codes)} language codes from {'<s>' if self.languages == 'start' else 'the mean'}")
             rest = ~known
             rest[codes] = False
@@ -126,7 +150,9 @@ class Embeddings(Step):
             if bool(rest.any()):
                 if self.missing == "mean":
                     words[rest] = mean.to(words)
-                notes.append(f"{int(rest.sum())} unknown tokens {'from the mean' if self.missing == 'mean' else 'left'}")
+                notes.append(
+                    f"{int(rest.sum())} unknown tokens {'from the mean' if self.missing == 'mean' else 'left'}"
+                )
             graft.write(name, words, "mapped", anatomy.DONOR_WORDS, "; ".join(notes))
 
     def _rows(self, graft: Graft, donor_rows: int, host_rows: int) -> Tensor:

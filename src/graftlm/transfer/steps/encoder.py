@@ -37,7 +37,12 @@ class Encoder(Step):
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         ours, theirs = anatomy.Shape.of_host(host), anatomy.Shape.of_donor(donor)
-        for name, setting_name in (("d_model", "d_model"), ("layers", "encoder_layers"), ("heads", "heads"), ("ffn", "ffn")):
+        for name, setting_name in (
+            ("d_model", "d_model"),
+            ("layers", "encoder_layers"),
+            ("heads", "heads"),
+            ("ffn", "ffn"),
+        ):
             have, want = getattr(ours, name), getattr(theirs, name)
             if have != want:
                 yield Problem(
@@ -48,7 +53,9 @@ class Encoder(Step):
                 )
         if ours.activation != theirs.activation:
             yield Problem(
-                f"{path}.step", "encoder", f"the donor's activation is {theirs.activation}, the host's {ours.activation}",
+                f"{path}.step",
+                "encoder",
+                f"the donor's activation is {theirs.activation}, the host's {ours.activation}",
                 "take a host with the donor's activation",
             )
 

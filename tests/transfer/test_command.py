@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from graftlm.errors import CheckpointError, DataError, TransferError
+from graftlm.models.build import build_host
+from graftlm.schema import TransferSettings
+from graftlm.transfer.command import run
+
+STRATEGY = TransferSettings("calibrated", steps=[{"step": "embeddings"}, {"step": "encoder", "tokens": 3000}])
+
+
+@pytest.fixture
+def folder(rough_donor: Any, donor_tokenizer: Any, tmp_path: Path) -> Path:
+    rough_donor.save_pretrained(tmp_path / "donor")
+    donor_tokenizer.save_pretrained(tmp_path / "donor")
+    return tmp_path
+
+
+def test_into_a_built_host(folder: Path, corpus_files: Path) -> None:
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    out = folder / "new" / "grafted"
+    report = run(str(folder / "donor"), "config", STRATEGY, corpus_files / "texts.txt", out)
+    assert report.fidelity is not None
+    assert report.fidelity["after"]["cosine"] > 0.9
+    assert json.loads((out / "transfer.json").read_text(encoding="utf-8"))["strategy"] == "calibrated"
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(out).eval(), AutoTokenizer.from_pretrained(out)
+    assert model.config.encoder_layers == model.config.decoder_layers == 2
+    tokenizer.src_lang = "de_DE"
+    batch = tokenizer(["Hund sieht Katze."], return_tensors="pt")
+    with torch.no_grad():
+        made = model.generate(**batch, forced_bos_token_id=tokenizer.convert_tokens_to_ids("en_XX"), max_new_tokens=5)
+    assert made[0, 1] == tokenizer.convert_tokens_to_ids("en_XX")
+    assert [path.name for path in out.parent.iterdir()] == ["grafted"]
+
+
+def test_into_a_folder(folder: Path, host: Any, host_tokenizer: Any, corpus_files: Path) -> None:
+    host.save_pretrained(folder / "host")
+    host_tokenizer.save_pretrained(folder / "host")
+    report = run(
+        str(folder / "donor"), str(folder / "host"), STRATEGY, corpus_files / "pairs.jsonl", folder / "grafted"
+    )
+    assert report.counts["host"]["kept"] > 0
+    assert report.counts["host"]["initialised"] == 0
+
+
+def test_mistakes_leave_nothing_behind(
+    folder: Path, host_tokenizer: Any, rough_donor: Any, model_settings: Any, corpus_files: Path
+) -> None:
+    deeper = dataclasses.replace(model_settings.host, encoder_layers=3)
+    other = build_host(dataclasses.replace(model_settings, host=deeper), host_tokenizer, rough_donor.config)
+    other.save_pretrained(folder / "host")
+    host_tokenizer.save_pretrained(folder / "host")
+    donor, text, out = str(folder / "donor"), corpus_files / "texts.txt", folder / "out"
+    empty = folder / "empty.txt"
+    empty.write_text("\n", encoding="utf-8")
+    cases: list[tuple[type[Exception], str, tuple[Any, ...]]] = [
+        (CheckpointError, "--encoder", (str(folder / "nowhere"), "config", STRATEGY, text, out)),
+        (CheckpointError, "--seq2seq", (donor, donor, STRATEGY, text, out)),
+        (DataError, "--text", (donor, "config", STRATEGY, folder / "no.txt", out)),
+        (DataError, "holds 0 texts", (donor, "config", STRATEGY, empty, out)),
+        (TransferError, "must be the donor's 2", (donor, str(folder / "host"), STRATEGY, text, out)),
+        (TransferError, "is there already", (donor, "config", STRATEGY, text, folder / "donor")),
+    ]
+    for kind, words, arguments in cases:
+        with pytest.raises(kind, match=words):
+            run(*arguments)
+    assert sorted(path.name for path in folder.iterdir()) == ["donor", "empty.txt", "host"]
