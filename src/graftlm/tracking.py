@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graftlm.jobs import StageContext
 
 METRICS = "metrics.jsonl"
+_STEP = "trainer/global_step"  # the axis of all curves, by the name that Lightning users know
 
 
 class Sink(Protocol):
@@ -102,14 +103,19 @@ class WandbSink:
             mode=logger.mode,
             config={**_plain(settings), "choices": dict(labels.choices), "job": labels.job, "arm": labels.arm, **seeds},
             reinit="finish_previous",
+            settings=wandb.Settings(console="off"),
         )
-        self._run.define_metric("trainer/global_step")
-        self._run.define_metric("*", step_metric="trainer/global_step")
-        for name, goal in (("val/loss", "min"), ("val/gap", "max"), ("val/chrf", "max"), ("val/accuracy", "max")):
-            self._run.define_metric(name, step_metric="trainer/global_step", summary=goal, goal=f"{goal}imize")
+        try:
+            self._run.define_metric(_STEP)
+            self._run.define_metric("*", step_metric=_STEP)
+            for name, best in (("val/loss", "min"), ("val/gap", "max"), ("val/chrf", "max"), ("val/accuracy", "max")):
+                self._run.define_metric(name, step_metric=_STEP, summary=best)
+        except Exception:
+            self._run.finish(exit_code=1)
+            raise
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._run.log({**metrics, "trainer/global_step": step})
+        self._run.log({**metrics, _STEP: step})
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         import wandb

@@ -149,3 +149,14 @@ def test_mistakes_are_one_line(tmp_path: Path, donor_tokenizer: Any) -> None:
         assert line.startswith(f"{path}={checkpoint[:60]}")
         assert words in line
         assert "\n" not in line
+
+
+def test_training_gives_the_same_pieces_in_every_process() -> None:
+    """Rust's hash maps are seeded anew in each process: in one alone the order would happen to hold."""
+    code = (
+        "import string; from graftlm.data.tokenizers import train_pieces;"
+        "texts = [f'{c}word of {d}text {c}{d}' for c in string.printable[:62] for d in 'äöüßéèñø'];"
+        "print(train_pieces(texts, 120))"
+    )
+    outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(3)}
+    assert len(outputs) == 1

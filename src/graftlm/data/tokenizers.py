@@ -68,8 +68,9 @@ def train_pieces(texts: Sequence[str], vocab_size: int) -> list[Piece]:
         texts: the training split; some of it is read (`CHARACTERS_A_PIECE`), spread evenly over the texts.
         vocab_size: of the donor's whole vocabulary: the 5 special tokens count. Little text gives fewer pieces.
 
-    The trainer adds up in an order that differs from run to run, so scores differ in the 14th digit. They are rounded,
-    and ties are broken by the piece, which makes the result the same each time.
+    The trainer walks hash maps in an order that differs from run to run. Sums differ in the 14th digit: scores are
+    rounded, and ties broken by the piece. Characters that every text must be writable in, but that training gave no
+    score, get steps of 0.0001 below the rest in that order: they are put into the order of their code points.
     """
     from tokenizers import Tokenizer, models, trainers
 
@@ -84,6 +85,11 @@ def train_pieces(texts: Sequence[str], vocab_size: int) -> list[Piece]:
     vocabulary: list[tuple[str, float]] = json.loads(tokenizer.to_str())["model"]["vocab"]
     pieces = [(piece, round(score, 6)) for piece, score in vocabulary if piece not in _RESERVED]
     pieces.sort(key=lambda item: (-item[1], item[0]))
+    tail = len(pieces)
+    while tail and len(pieces[tail - 1][0]) == 1:
+        tail -= 1
+    characters = sorted(piece for piece, _ in pieces[tail:])
+    pieces[tail:] = [(piece, score) for piece, (_, score) in zip(characters, pieces[tail:], strict=True)]
     if len(pieces) < wanted:
         log.warning("the corpus gives %d pieces where model.vocab_size=%d asks for %d", len(pieces), vocab_size, wanted)
     return pieces[:wanted]

@@ -52,7 +52,7 @@ def run(context: StageContext) -> None:
         module = Seq2SeqModule(host, tokenizer, settings.finetune, settings.transfer)
         data = Seq2SeqDataModule(corpus, settings.finetune, settings.trainer)
         label = f"finetune {settings.transfer.name} seed {settings.finetune.seed}"
-        cost = fit(context, module, data, settings.finetune, track, label, callbacks=[graft])
+        cost = fit(context, module, data, settings.finetune, track, label, callbacks=[graft], early_validation=True)
         transfer = json.loads(report.read_text(encoding="utf-8"))
         cost["graft_seconds"] = round(float(transfer["seconds"]), 3)
         track.summary({f"cost/{name}": value for name, value in cost.items()})

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from graftlm.jobs import StageContext
 from graftlm.schema import OptimSettings, TrainerSettings
 from graftlm.store import SCRATCH, write_json
 from graftlm.tracking import Tracker
+
+_NEVER = 10**9  # Lightning's own validation is off: `Validate` does it
 
 
 class MetricsLogger(Logger):
@@ -70,19 +72,51 @@ class Clock(Callback):
         self._begun = time.monotonic()
 
 
-class ValidateFirst(Callback):
-    """Validation before the first step: the learning curve begins where the graft left the model."""
+class Validate(Callback):
+    """Validation after given numbers of steps, 0 among them: the curve begins where the graft left the model.
+
+    Lightning validates at even intervals, after its checkpoint of the same step; here the steps are any, and a
+    checkpoint is written after the validation, so that a resumed run neither repeats nor misses one.
+    """
+
+    def __init__(self, steps: Collection[int]):
+        self._steps = frozenset(steps)
+        self._last = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step == 0:
-            # the same four lines with which Lightning validates between training batches
-            connector = trainer._logger_connector
-            first = connector._first_loop_iter
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
-            connector._first_loop_iter = first
-            pl_module.train()
+        self._last = trainer.global_step
+        if trainer.global_step == 0 and 0 in self._steps:
+            self._validate(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        # with accumulated gradients several batches end at the same step
+        if trainer.global_step != self._last:
+            self._last = trainer.global_step
+            if trainer.global_step in self._steps:
+                self._validate(trainer, pl_module)
+
+    def _validate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # as Lightning itself does it between two training batches
+        connector = trainer._logger_connector
+        first = connector._first_loop_iter
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+        connector._first_loop_iter = first
+        pl_module.train()
+
+
+def validation_steps(optim: OptimSettings, early: bool) -> list[int]:
+    """Steps after which to validate: every `val_interval`, first and last; `early` adds 1, 2, 5, 10, 20 … before that.
+
+    The primary figure of a comparison is an area over the logarithm of the step: without early validations most of it
+    would be a straight line.
+    """
+    steps = {0, optim.max_steps, *range(0, optim.max_steps + 1, optim.val_interval)}
+    if early:
+        first = min(optim.val_interval, optim.max_steps)
+        steps |= {base * 10**power for power in range(9) for base in (1, 2, 5) if base * 10**power < first}
+    return sorted(steps)
 
 
 class ShowProgress(Callback):
@@ -125,6 +159,7 @@ def fit(
     tracker: Tracker,
     label: str,
     callbacks: Sequence[Callback] = (),
+    early_validation: bool = False,
 ) -> dict[str, Any]:
     """Train for `optim.max_steps`, from the last checkpoint where an earlier attempt left one; returns the cost.
 
@@ -152,17 +187,25 @@ def fit(
         trainer_settings,
         max_steps=optim.max_steps,
         gradient_clip_val=optim.grad_clip or None,
-        val_check_interval=min(optim.val_interval, optim.max_steps) * trainer_settings.accumulate,
+        val_check_interval=_NEVER,
         check_val_every_n_epoch=None,
         logger=MetricsLogger(tracker, module, clock),
         log_every_n_steps=min(10, optim.val_interval),
-        # the display before the saver: the saver may be interrupted, and the display must be closed then, too
-        callbacks=[*callbacks, clock, ValidateFirst(), ShowProgress(context.progress, label), saver],
+        callbacks=[
+            *callbacks,
+            clock,
+            Validate(validation_steps(optim, early_validation)),
+            ShowProgress(context.progress, label),
+            saver,
+        ],
     )
-    with quiet():
-        trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resumed else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        with quiet():
+            trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resumed else None, weights_only=True)
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit of its own
+            raise KeyboardInterrupt from leaving
+        raise
     parameters = sum(parameter.numel() for parameter in module.model.parameters())
     return {
         "seconds": round(clock.seconds, 3),

@@ -53,7 +53,7 @@ class Options:
 
     ridge: float = 0.05
     input_ridge: float | None = None
-    turns: int = 4
+    turns: int = 5
 
 
 @dataclass

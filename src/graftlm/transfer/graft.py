@@ -53,7 +53,7 @@ class Step:
 class Graft:
     """A donor, a host and what a step needs to carry one into the other.
 
-    `calibration`: texts as donor ids without special tokens. `path`: config path of the current step, for errors.
+    `calibration`: texts as donor ids without special tokens. `path`, `step`: config path and name of the current step.
     """
 
     donor: XLMRobertaForMaskedLM
@@ -63,6 +63,7 @@ class Graft:
     ledger: Ledger
     progress: Progress = field(default_factory=Silent)
     path: str = "transfer"
+    step: str = ""
     donor_tensors: dict[str, Tensor] = field(default_factory=dict)
     host_tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -117,6 +118,6 @@ class Graft:
                 "would hold values that are not finite",
                 "check the donor's weights, or raise the ridge",
             )
-        self.ledger.write(name, status, source, self.path, note)
+        self.ledger.write(name, status, source, self.step, note)
         with torch.no_grad():
             target.copy_(value.to(target.dtype))

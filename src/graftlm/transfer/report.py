@@ -74,13 +74,13 @@ class Ledger:
         name = self._host_names[name]
         if name in self.writer:
             raise TransferError.at(
-                step, name, f"was already written by {self.writer[name]}", "leave one of the two steps out"
+                "transfer.steps", name, f"is written by {self.writer[name]} and by {step}", "leave one of the two out"
             )
         if status not in STATUSES:
             raise ValueError(f"no such status: {status}")
         self.writer[name] = step
         entry = self.host[name]
-        entry.status, entry.source, entry.step, entry.note = status, source, step.rsplit(".", 1)[-1], note
+        entry.status, entry.source, entry.step, entry.note = status, source, step, note
 
     def explain(self, steps: bool) -> None:
         """Say of each unused donor tensor why."""

@@ -161,7 +161,7 @@ def apply_strategy(
             graft = Graft(donor, host, vocabulary, calibration, ledger, progress)
             for index, (name, step) in enumerate(steps):
                 started = time.perf_counter()
-                graft.path = f"transfer.steps[{index}].{name}"
+                graft.path, graft.step = f"transfer.steps[{index}]", name
                 step.apply(graft)
                 records.append(StepRecord(name, time.perf_counter() - started, dict(parameters_of(step))))
             after = _measure(donor, host, vocabulary, held_out, progress, "after the graft") if steps else before

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import ast
 import gc
+import hashlib
 import importlib.metadata
 import importlib.util
+import multiprocessing
+import os
 import re
 import string
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +32,7 @@ LANG = "en_XX"
 SUMMARY_WORDS = range(3, 41)
 SAME_SUMMARY = 3  # pairs: a summary met more often belongs to copied or generated code
 MIN_TEXT = 40  # characters
+FILES_FOR_WORKERS = 500  # fewer are read before a worker has started
 MAX_TEXT = 8_000  # characters: a few docstrings are whole manuals
 SKIPPED_FOLDERS = frozenset(
     [
@@ -263,31 +268,52 @@ class DocstringSource:
 
 def _extract(distributions: dict[str, importlib.metadata.Distribution]) -> Iterator[tuple[str, Docstring]]:
     seen: set[str] = set()
-    raws: set[str] = set()  # cleaning costs more than a look-up, and a quarter are verbatim copies
+    raws: set[str] = set()
+    groups, files = [], []
+    for name, distribution in distributions.items():
+        for file in source_files(distribution):
+            groups.append(family(name))
+            files.append(file)
+    for group, read in zip(groups, _read_all(files), strict=True):
+        for raw, found in read:
+            key = found.text.casefold()
+            if raw not in raws and key not in seen:
+                seen.add(key)
+                yield group, found
+            raws.add(raw)
+
+
+def _read_all(files: list[Path]) -> Iterator[list[tuple[bytes, Docstring]]]:
+    """Docstrings of each file, in the order of the files, read on all cores where there are many."""
+    workers = min(os.cpu_count() or 1, 8)
+    if len(files) < FILES_FOR_WORKERS or workers == 1:
+        yield from map(_read_file, files)
+        return
+    # spawned, not forked: torch may have started its threads in this process
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_read_file, files, chunksize=32)
+
+
+def _read_file(file: Path) -> list[tuple[bytes, Docstring]]:
+    """Docstrings of one file that are prose, each with a digest of how it stands there."""
+    try:
+        code = file.read_bytes()
+    except OSError:
+        return []  # listed, but removed since
+    if b'"""' not in code and b"'''" not in code:
+        return []
     collecting = gc.isenabled()
     gc.disable()  # syntax trees are all garbage at once; the collector's walks over them cost a third of the time
     try:
-        for group, distribution in distributions.items():
-            for file in source_files(distribution):
-                try:
-                    code = file.read_bytes()
-                except OSError:
-                    continue  # listed, but removed since
-                if b'"""' not in code and b"'''" not in code:
-                    continue
-                for raw in raw_docstrings(code):
-                    if len(raw) < MIN_TEXT or raw in raws:
-                        continue
-                    raws.add(raw)
-                    found = _short(read_docstring(raw))
-                    key = found.text.casefold()
-                    if len(found.text) >= MIN_TEXT and is_prose(found.text) and key not in seen:
-                        seen.add(key)
-                        yield family(group), found
-            gc.collect()
+        raws = dict.fromkeys(raw for raw in raw_docstrings(code) if len(raw) >= MIN_TEXT)
     finally:
         if collecting:
             gc.enable()
+    found = [
+        (hashlib.blake2b(raw.encode("utf-8", "replace"), digest_size=12).digest(), _short(read_docstring(raw)))
+        for raw in raws
+    ]
+    return [(digest, each) for digest, each in found if len(each.text) >= MIN_TEXT and is_prose(each.text)]
 
 
 def _short(found: Docstring) -> Docstring:

@@ -34,7 +34,7 @@ class Embeddings(Step):
     """
 
     languages: Literal["start", "mean", "keep"] = "start"
-    spread: float = setting(0.25, at_least=0, at_most=10)
+    spread: float = setting(0.5, at_least=0, at_most=10)
     missing: Literal["mean", "keep"] = "mean"
     decoder: bool = True
     beyond: Literal["last", "keep"] = "last"

@@ -27,7 +27,7 @@ class Encoder(Step):
     max_length: int = setting(256, at_least=4)
     ridge: float = setting(0.05, above=0)
     input_ridge: float | None = setting(None, above=0)
-    turns: int = setting(4, at_least=0)
+    turns: int = setting(5, at_least=0)
     seed: int = setting(0, at_least=0)
 
     reference: ClassVar[str] = "no publication found; derived and measured in this project"
