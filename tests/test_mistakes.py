@@ -166,7 +166,7 @@ MISTAKES = [
         ),
         "--encoder",
         ("no such folder",),
-        {"t": "a line\n"},
+        {"t": "a line\nanother\n"},
     ),
     Mistake(
         "graft by no strategy",

@@ -152,7 +152,7 @@ def test_mistakes_are_one_line(tmp_path: Path, donor_tokenizer: Any) -> None:
 
 
 def test_training_gives_the_same_pieces_in_every_process() -> None:
-    """Rust's hash maps are seeded anew in each process: in one alone the order would happen to hold."""
+    """A text with many ties: a trainer that walks hash maps would break them another way in each process."""
     code = (
         "import string; from graftlm.data.tokenizers import train_pieces;"
         "texts = [f'{c}word of {d}text {c}{d}' for c in string.printable[:62] for d in 'äöüßéèñø'];"

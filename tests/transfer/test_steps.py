@@ -40,11 +40,17 @@ def test_first_layer_reads_what_the_donors_reads(
     ids = framed(texts[:1], vocabulary, 60)[0]
     mapped = torch.from_numpy(vocabulary.to_host(ids))[None]
     with torch.no_grad():
-        wanted = rough_donor.roberta.embeddings(torch.from_numpy(ids)[None])
+        block = rough_donor.roberta.embeddings
+        wanted = block(torch.from_numpy(ids)[None])
+        # the two LayerNorms add their epsilon to variances of another scale: what no common factor can mend
+        rows = torch.arange(len(ids)) + 2
+        summed = block.word_embeddings.weight[torch.from_numpy(ids)] + block.position_embeddings.weight[rows]
+        spread = float((1 / (summed + block.token_type_embeddings.weight[0]).var(1, unbiased=False)).std())
+        room = 1e-5 + block.LayerNorm.eps * spread
         for side in (host.model.encoder.eval(), host.model.decoder.eval()):
             positions = side.embed_positions(mapped)
             got = side.layernorm_embedding(side.embed_tokens(mapped) + positions)
-            assert float((got - wanted).norm() / wanted.norm()) < 1e-4
+            assert float((got - wanted).norm() / wanted.norm()) < room < 1e-3
         # the scale of the tied output is kept
         assert torch.equal(host.lm_head.weight[vocabulary.host_of[7]], rough_donor.lm_head.decoder.weight[7])
         bias = host.final_logits_bias[0]

@@ -9,6 +9,7 @@ Source of the algorithm: Kudo 2018, "Subword Regularization" (the unigram langua
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import re
@@ -62,34 +63,39 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def train_pieces(texts: Sequence[str], vocab_size: int) -> list[Piece]:
-    """Pieces and their log-probabilities, most likely first.
+    """Pieces and their log-probabilities, most likely first (unigram, Kudo 2018, by the sentencepiece library).
 
     Args:
         texts: the training split; some of it is read (`CHARACTERS_A_PIECE`), spread evenly over the texts.
         vocab_size: of the donor's whole vocabulary: the 5 special tokens count. Little text gives fewer pieces.
 
-    The trainer walks hash maps in an order that differs from run to run. Sums differ in the 14th digit: scores are
-    rounded, and ties broken by the piece. Characters that every text must be writable in, but that training gave no
-    score, get steps of 0.0001 below the rest in that order: they are put into the order of their code points.
+    The same text gives the same pieces in every process. The trainer of the `tokenizers` library would not: it walks
+    hash maps in an order that differs from run to run, and ties decide which pieces survive.
     """
-    from tokenizers import Tokenizer, models, trainers
+    import sentencepiece
 
     wanted = vocab_size - len(SPECIALS) - 1
     sample = _covered(_sample(texts, max(LEAST_CHARACTERS, CHARACTERS_A_PIECE * vocab_size)), max(wanted // 2, 1))
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = _xlmr_pre_tokenizer()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=wanted + 1, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sample),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=wanted + 3,  # its own <unk> <s> </s>
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        max_sentence_length=1_000_000,
+        num_threads=1,
+        minloglevel=2,
     )
-    tokenizer.train_from_iterator(sample, trainer)
-    vocabulary: list[tuple[str, float]] = json.loads(tokenizer.to_str())["model"]["vocab"]
-    pieces = [(piece, round(score, 6)) for piece, score in vocabulary if piece not in _RESERVED]
+    trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = [
+        (trained.id_to_piece(id_), round(trained.get_score(id_), 6))
+        for id_ in range(trained.get_piece_size())
+        if not (trained.is_control(id_) or trained.is_unknown(id_)) and trained.id_to_piece(id_) not in _RESERVED
+    ]
     pieces.sort(key=lambda item: (-item[1], item[0]))
-    tail = len(pieces)
-    while tail and len(pieces[tail - 1][0]) == 1:
-        tail -= 1
-    characters = sorted(piece for piece, _ in pieces[tail:])
-    pieces[tail:] = [(piece, score) for piece, (_, score) in zip(characters, pieces[tail:], strict=True)]
     if len(pieces) < wanted:
         log.warning("the corpus gives %d pieces where model.vocab_size=%d asks for %d", len(pieces), vocab_size, wanted)
     return pieces[:wanted]

@@ -19,7 +19,7 @@ from graftlm.models.build import build_host, set_generation
 from graftlm.models.checkpoint import donor_shape, read_config
 from graftlm.models.seq2seq import Seq2SeqModule
 from graftlm.schema import ModelSettings
-from graftlm.stages.training import fit, write_cost
+from graftlm.stages.training import CHECKPOINT, fit, write_cost
 from graftlm.tracking import tracker
 from graftlm.transfer.callback import TransferCallback
 
@@ -46,6 +46,7 @@ def run(context: StageContext) -> None:
         report_path=report,
         host_pretrained=settings.model.host.checkpoint is not None,
         progress=context.progress,
+        resuming=report.is_file() and (context.work / CHECKPOINT).is_file(),
     )
     format = HostFormat.from_tokenizer(tokenizer)
     with tracker(context) as track:

@@ -23,6 +23,7 @@ from graftlm.schema import OptimSettings, TrainerSettings
 from graftlm.store import SCRATCH, write_json
 from graftlm.tracking import Tracker
 
+CHECKPOINT = f"{SCRATCH}/last.ckpt"  # of a training that is not finished
 _NEVER = 10**9  # Lightning's own validation is off: `Validate` does it
 
 
@@ -169,7 +170,7 @@ def fit(
     """
     trainer_settings = context.settings.trainer
     scratch = context.work / SCRATCH
-    checkpoint = scratch / "last.ckpt"
+    checkpoint = context.work / CHECKPOINT
     clock = Clock()
     saver = ModelCheckpoint(
         dirpath=scratch,

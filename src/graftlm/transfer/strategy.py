@@ -100,8 +100,8 @@ def check_compatible(
     problems: list[Problem] = []
     for index, (_, step) in enumerate(build_steps(settings.steps, f"{path}.steps", problems)):
         problems.extend(step.check_shapes(donor, host, f"{path}.steps[{index}]"))
-    # two steps that need the same thing say so once
-    return list({problem.path + problem.reason: problem for problem in problems}.values())
+    # two steps that need the same setting say so once
+    return list({problem.path: problem for problem in reversed(problems)}.values())[::-1]
 
 
 def apply_strategy(

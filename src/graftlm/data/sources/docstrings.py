@@ -268,8 +268,9 @@ class DocstringSource:
 
 def _extract(distributions: dict[str, importlib.metadata.Distribution]) -> Iterator[tuple[str, Docstring]]:
     seen: set[str] = set()
-    raws: set[str] = set()
-    groups, files = [], []
+    raws: set[bytes] = set()
+    groups: list[str] = []
+    files: list[Path] = []
     for name, distribution in distributions.items():
         for file in source_files(distribution):
             groups.append(family(name))
