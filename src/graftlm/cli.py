@@ -7,10 +7,12 @@ in one line each on standard error and exit code 2; a failed job in exit code 1.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,12 +155,28 @@ def _hydra(arguments: Sequence[str], total: int, shown: Sequence[str]) -> int:
         if not swept and outcome.status == "done":
             progress.say(f"record: {folder / 'job.json'}; compare with: graftlm report {folder}")
 
+    if total:
+        os.environ["GRAFTLM_RUN"] = _new_folder(Path("multirun"))
     sys.argv = ["graftlm run", *arguments]
     sweep.ended.clear()
     task()
     for folder in sweep.ended:
         _make_report([folder], folder)
     return 1 if any(outcome.status != "done" for outcome in ends) else 0
+
+
+def _new_folder(root: Path) -> str:
+    """The name of a folder made for this run, by the time; with a number where another run of this second has it."""
+    name = first = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in itertools.count(2):
+        try:
+            (root / name).mkdir(parents=True)
+            return name
+        except FileExistsError:
+            name = f"{first}_{number}"
+        except OSError as error:
+            raise SettingsError.at("multirun", root.absolute(), f"cannot be written ({error.strerror})") from error
+    raise AssertionError("unreachable")
 
 
 def describe(outcome: object) -> str:
