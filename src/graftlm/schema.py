@@ -61,6 +61,8 @@ class ModelSettings:
     name: str = setting("custom", outcome=False)
     format: Literal["mbart50", "cc25"] = "mbart50"
     vocab_size: int | None = setting(None, at_least=300, remedy="null takes the tokenizers of the checkpoints")
+    pretrain_lr: float = setting(1e-3, above=0, at_most=1, outcome=False)  # counted as pretrain.lr
+    finetune_lr: float = setting(1e-3, above=0, at_most=1, outcome=False)
     donor: DonorSettings = field(default_factory=DonorSettings)
     host: HostSettings = field(default_factory=HostSettings)
 

@@ -27,6 +27,7 @@ HOST_WORDS = (
     "model.decoder.embed_tokens.weight",
     "lm_head.weight",
 )
+HOST_OUTPUT_NORM = "model.decoder.layer_norm.weight"
 HOST_BIAS = "final_logits_bias"
 HOST_LAST_NORM = "model.encoder.layer_norm"
 # both models look the position of the first token up in row 2 (XLM-R: padding_idx + 1, mBART: its offset)

@@ -95,6 +95,10 @@ class Graft:
         tensor: Tensor = self.host_tensors[name].detach().float().clone()
         return tensor
 
+    def is_random(self, name: str) -> bool:
+        """Whether a tensor of the host still is what its initialisation gave."""
+        return self.ledger.host[self.ledger.host_name(name)].status == "initialised"
+
     def write(self, name: str, value: Tensor, status: str, source: str | None, note: str = "") -> None:
         """Put `value` into the host tensor `name` and account for it.
 

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
 from graftlm.transfer import anatomy
+from graftlm.transfer.fidelity import framed
 from graftlm.transfer.graft import Graft, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_OUTPUT_TEXTS, _OUTPUT_LENGTH = 32, 64  # texts and tokens of each on which the spread of the logits is measured
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Embeddings(Step):
     decoder: whether the decoder's positions and embedding LayerNorm are written too (its words are the shared ones).
     beyond: the host's positions past the donor's: `last` repeats the donor's last row, `keep` leaves them.
     logits_bias: whether the bias of the MLM head becomes `final_logits_bias`.
+    output: `unit` lowers the gain of the last LayerNorm of a decoder that is not trained until its logits on text have
+        unit variance: trained rows are longer than fresh ones and alike, and a random decoder over them is wrong with
+        great confidence. `keep` leaves it, as a trained decoder is left anyway.
     min_shared: refuse a host of whose tokens a smaller share is known to the donor.
     """
 
@@ -39,6 +45,7 @@ class Embeddings(Step):
     decoder: bool = True
     beyond: Literal["last", "keep"] = "last"
     logits_bias: bool = True
+    output: Literal["unit", "keep"] = "unit"
     min_shared: float = setting(0.5, at_least=0, at_most=1)
 
     reference: ClassVar[str] = "Rothe et al. 2020 (arXiv:1907.12461) for the copy; the scale is worked out here"
@@ -49,6 +56,7 @@ class Embeddings(Step):
         "model.encoder.layernorm_embedding.*",
         "model.decoder.embed_positions.weight",
         "model.decoder.layernorm_embedding.*",
+        anatomy.HOST_OUTPUT_NORM,
     )
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
@@ -89,6 +97,26 @@ class Embeddings(Step):
             graft.write(bias, graft.source(of_bias), "copied", of_bias)
         if self.logits_bias and anatomy.DONOR_BIAS in graft.donor_tensors:
             self._logits_bias(graft)
+        if self.output == "unit" and graft.is_random(anatomy.HOST_OUTPUT_NORM) and len(graft.calibration):
+            self._output(graft)
+
+    def _output(self, graft: Graft) -> None:
+        """Lower the gain of the decoder's last LayerNorm by the spread of its logits on calibration text."""
+        import torch
+
+        host, training = graft.host, graft.host.training
+        host.eval()
+        spreads: list[Tensor] = []
+        with torch.no_grad():
+            for ids in framed(graft.calibration[:_OUTPUT_TEXTS], graft.vocabulary, _OUTPUT_LENGTH):
+                text = torch.from_numpy(graft.vocabulary.to_host(ids))[None].to(host.device)
+                states = host.model(input_ids=text, decoder_input_ids=text, use_cache=False).last_hidden_state[0]
+                spreads.append(host.lm_head(states).float().std(dim=-1))
+        host.train(training)
+        gain = min(1.0, 1 / float(torch.cat(spreads).mean()))
+        weight = gain * graft.current(anatomy.HOST_OUTPUT_NORM)
+        note = f"x {gain:.4f}: logits of unit variance"
+        graft.write(anatomy.HOST_OUTPUT_NORM, weight, "calibrated", anatomy.DONOR_WORDS, note)
 
     def _logits_bias(self, graft: Graft) -> None:
         """Write `final_logits_bias`, a row by token string; a token that the donor lacks gets the mean."""
