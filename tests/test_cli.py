@@ -198,7 +198,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
         curves = [
             [
                 {name: value for name, value in line.items() if name != "seconds"}
-                for line in read_metrics(next(folder.glob(f"multirun/store/{stage}/*")) / "metrics.jsonl")
+                for line in read_metrics(next(folder.glob(f"multirun/store/{stage}/*/metrics.jsonl")))
             ]
             for folder in (disturbed, calm)
         ]

@@ -222,3 +222,29 @@ def test_calibration_without_text_is_refused(
 ) -> None:
     with pytest.raises(TransferError, match="no calibration text"):
         graft(rough_donor, host, donor_tokenizer, host_tokenizer, [], {"step": "embeddings"}, {"step": "encoder"})
+
+
+def test_a_random_decoder_over_carried_words_is_not_over_confident(
+    rough_donor: Any, host: Any, donor_tokenizer: Any, host_tokenizer: Any, texts: Any
+) -> None:
+    """A trained decoder's gain would be left: it knows its own scale."""
+    with torch.no_grad():
+        rough_donor.roberta.embeddings.word_embeddings.weight.mul_(20)
+    kept, trained = copy.deepcopy(host), copy.deepcopy(host)
+    step = {"step": "embeddings"}
+    graft(rough_donor, host, donor_tokenizer, host_tokenizer, texts, step)
+    graft(rough_donor, kept, donor_tokenizer, host_tokenizer, texts, {**step, "output": "keep"})
+    apply_strategy(
+        TransferSettings(name="mine", steps=[step]), rough_donor, trained, donor_tokenizer, host_tokenizer,
+        texts[20:], texts[:20], True,
+    )  # fmt: skip
+    vocabulary = align(donor_tokenizer, host_tokenizer)
+    ids = torch.from_numpy(vocabulary.to_host(framed(texts[30:31], vocabulary, 60)[0]))[None]
+    with torch.no_grad():
+        spread, before = (
+            float(model.eval().lm_head(model.model(ids, decoder_input_ids=ids).last_hidden_state).std(-1).mean())
+            for model in (host, kept)
+        )
+    assert before > 2
+    assert spread == pytest.approx(1, abs=0.3)
+    assert torch.equal(trained.model.decoder.layer_norm.weight, torch.ones(32))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
 from graftlm.transfer import anatomy
-from graftlm.transfer.fidelity import framed
+from graftlm.transfer.fidelity import evaluation, framed
 from graftlm.transfer.graft import Graft, Step
 
 if TYPE_CHECKING:
@@ -104,15 +104,13 @@ class Embeddings(Step):
         """Lower the gain of the decoder's last LayerNorm by the spread of its logits on calibration text."""
         import torch
 
-        host, training = graft.host, graft.host.training
-        host.eval()
+        host = graft.host
         spreads: list[Tensor] = []
-        with torch.no_grad():
+        with evaluation(host), torch.no_grad():
             for ids in framed(graft.calibration[:_OUTPUT_TEXTS], graft.vocabulary, _OUTPUT_LENGTH):
                 text = torch.from_numpy(graft.vocabulary.to_host(ids))[None].to(host.device)
                 states = host.model(input_ids=text, decoder_input_ids=text, use_cache=False).last_hidden_state[0]
                 spreads.append(host.lm_head(states).float().std(dim=-1))
-        host.train(training)
         gain = min(1.0, 1 / float(torch.cat(spreads).mean()))
         weight = gain * graft.current(anatomy.HOST_OUTPUT_NORM)
         note = f"x {gain:.4f}: logits of unit variance"
