@@ -41,5 +41,5 @@ format: $(INSTALLED) ## put the code into its format
 	@$(BIN)/ruff format .
 
 clean: ## remove the environment and what runs have left
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info src/*.egg-info
 	@find multirun -mindepth 1 ! -name .gitkeep -delete

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from graftlm.compose import Words, compose_jobs, config_folder
+from graftlm.data.settings import DATA_KINDS
 from graftlm.errors import SettingsError
 from graftlm.fields import outcome
-from graftlm.schema import DATA_KINDS, MaskSettings, ModelSettings, Settings, TransferSettings
+from graftlm.schema import MaskSettings, ModelSettings, Settings, TransferSettings
 
 
 def plain() -> dict[str, Any]:

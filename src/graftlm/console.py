@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 Advance = Callable[[int], None]
 
@@ -66,31 +66,47 @@ class Lines:
 
 
 class Bars:
-    """For a terminal: rich's progress bars, one a task, gone when the task ends."""
+    """For a terminal: a bar for each task under way, gone when the task ends."""
 
     def __init__(self) -> None:
         from rich.console import Console
 
         self._console = Console(stderr=True)
+        self._live: Any = None  # rich allows one live display at a time: tasks inside tasks share it
+        self._tasks = 0
 
     @contextmanager
     def task(self, label: str, total: int | None) -> Iterator[Advance]:
+        begun = time.monotonic()
+        if self._live is None:
+            self._live = self._display()
+            self._live.start()
+        live = self._live
+        self._tasks += 1
+        identity = live.add_task(label, total=total)
+        try:
+            yield lambda units: live.advance(identity, units)
+        finally:
+            live.remove_task(identity)
+            self._tasks -= 1
+            if not self._tasks:
+                live.stop()
+                self._live = None
+        if time.monotonic() - begun >= 1:
+            self.say(f"{label}: done, {time.monotonic() - begun:.1f} s")
+
+    def _display(self) -> Any:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        begun = time.monotonic()
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with RichProgress(*columns, console=self._console, transient=True) as bars:
-            identity = bars.add_task(label, total=total)
-            yield lambda units: bars.advance(identity, units)
-        if time.monotonic() - begun >= 1:
-            self.say(f"{label}: done, {time.monotonic() - begun:.1f} s")
+        return RichProgress(*columns, console=self._console, transient=True)
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

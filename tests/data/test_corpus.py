@@ -10,9 +10,10 @@ import pytest
 
 from graftlm.data.corpus import Corpus, build_corpus, write_corpus
 from graftlm.data.rows import Pair, Text
+from graftlm.data.settings import Columns, FilesData
 from graftlm.data.splits import Prepared
 from graftlm.errors import CheckpointError, DataError, StoreError
-from graftlm.schema import Columns, FilesData, MaskSettings, Settings, TransferSettings
+from graftlm.schema import MaskSettings, Settings, TransferSettings
 
 
 def prepared(pairs: list[Pair], texts: list[Text]) -> Prepared:

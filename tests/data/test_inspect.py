@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from graftlm.data.inspect import quantiles, show
+from graftlm.data.settings import FilesData
 from graftlm.errors import DataError
-from graftlm.schema import FilesData
 
 
 def shown(settings: FilesData, rows: int) -> str:

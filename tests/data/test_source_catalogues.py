@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from graftlm.data.settings import CataloguesData
 from graftlm.data.sources import check_source, open_source
 from graftlm.data.sources.catalogues import _entries, catalogue_language, is_message
 from graftlm.data.splits import fold, prepare
 from graftlm.errors import DataError
-from graftlm.schema import CataloguesData
 
 
 def settings(**values: object) -> CataloguesData:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from graftlm.data.settings import DocstringsData
 from graftlm.data.sources import check_source, open_source
 from graftlm.data.sources.docstring_text import read_docstring
 from graftlm.data.sources.docstrings import DocstringSource, chosen, dependencies, raw_docstrings, source_files
 from graftlm.errors import DataError
-from graftlm.schema import DocstringsData
 
 SOME = ["rich", "jinja2", "filelock", "packaging"]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from graftlm.data.settings import Columns, FilesData
 from graftlm.data.sources import check_source, open_source
 from graftlm.data.splits import prepare
 from graftlm.errors import DataError
-from graftlm.schema import Columns, FilesData
 
 ROWS = [
     {"text": f"Ein langer Text Nummer {n}", "summary": f"Text {n}", "lang": "de", "family": f"f{n}"} for n in range(40)

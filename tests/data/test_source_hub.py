@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from graftlm.data.settings import Columns, HubData
 from graftlm.data.sources import check_source, open_source
 from graftlm.data.splits import prepare
 from graftlm.errors import DataError
 from graftlm.hub import reachable
-from graftlm.schema import Columns, HubData
 
 
 def settings(dataset: Path | str, **values: Any) -> HubData:

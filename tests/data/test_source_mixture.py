@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from graftlm.data.rows import SPLITS
+from graftlm.data.settings import DataSettings, MixtureData
 from graftlm.data.sources import check_source, open_source
 from graftlm.data.splits import prepare
-from graftlm.schema import DataSettings, MixtureData
 
 
 def write(file: Path, word: str, count: int) -> str:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftlm.data.rows import SPLITS, Pair, Split, Text
+from graftlm.data.settings import DataSettings
 from graftlm.data.splits import assign_groups, divide_pairs, divide_texts, draw, fold, limit, prepare, weigh
 from graftlm.errors import DataError
-from graftlm.schema import DataSettings
 
 SHARES: dict[Split, float] = {"test": 0.05, "validation": 0.05}
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,9 @@ import numpy.typing as npt
 from graftlm.console import Progress, Silent
 from graftlm.data import tokenizers
 from graftlm.data.format import HostFormat
-from graftlm.data.languages import CODES, nearest
+from graftlm.data.languages import CODES, nearest, to_code
 from graftlm.data.rows import SPLITS, Pair, Split
+from graftlm.data.settings import CataloguesData, DataSettings
 from graftlm.data.tokens import TokenFile, TokenWriter
 from graftlm.errors import CheckpointError, DataError, Problem, StoreError
 from graftlm.schema import ModelSettings, Settings
@@ -51,8 +53,16 @@ def build_corpus(settings: Settings, out: Path, progress: Progress | None = None
     from graftlm.data.splits import prepare
 
     progress = progress or Silent()
-    prepared = prepare(open_source(settings.data), settings.data, progress)
+    data = _writable(settings.data, settings.model)
+    prepared = prepare(open_source(data), data, progress)
     write_corpus(prepared, settings.model, out, progress)
+
+
+def _writable(data: DataSettings, model: ModelSettings) -> DataSettings:
+    """Catalogues in all languages, told not to read those that the host's format has no code for."""
+    if isinstance(data, CataloguesData) and data.target_langs is None:
+        return replace(data, target_langs=[code for code in CODES[model.format] if code != to_code(data.source_lang)])
+    return data
 
 
 def write_corpus(prepared: Prepared, model: ModelSettings, out: Path, progress: Progress | None = None) -> None:

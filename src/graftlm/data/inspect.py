@@ -11,10 +11,10 @@ from rich.table import Table
 
 from graftlm.console import progress_for_terminal
 from graftlm.data.rows import SPLITS, Pair, Text
+from graftlm.data.settings import DataSettings
 from graftlm.data.sources import check_source, open_source
 from graftlm.data.splits import Prepared, draw, prepare
 from graftlm.errors import DataError
-from graftlm.schema import DataSettings
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 SHOWN_CHARACTERS = 300

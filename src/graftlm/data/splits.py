@@ -23,8 +23,8 @@ from typing import TypeVar
 
 from graftlm.console import Progress, Silent
 from graftlm.data.rows import SPLITS, Pair, Source, Split, Text
+from graftlm.data.settings import DataSettings
 from graftlm.errors import DataError
-from graftlm.schema import DataSettings
 
 Row = TypeVar("Row", Pair, Text)
 ENOUGH_GROUPS = 50

@@ -9,8 +9,8 @@ import importlib
 from typing import Any
 
 from graftlm.data.rows import Source
+from graftlm.data.settings import DATA_KINDS, DataSettings
 from graftlm.errors import Problem
-from graftlm.schema import DATA_KINDS, DataSettings
 
 
 def open_source(settings: DataSettings, path: str = "data") -> Source:

@@ -15,10 +15,10 @@ from typing import Any
 
 from graftlm.data.languages import MBART50, to_code
 from graftlm.data.rows import Pair, Text
+from graftlm.data.settings import CataloguesData
 from graftlm.data.sources.docstrings import find_distribution, normal_name
 from graftlm.data.splits import fold
 from graftlm.errors import DataError, Problem
-from graftlm.schema import CataloguesData
 
 EXTRACTION = 1  # raise when the same files would give other rows
 REMEDY = "pip install 'graftlm[catalogues]'"

@@ -8,9 +8,9 @@ from typing import Any
 
 from graftlm.data.languages import nearest, to_code
 from graftlm.data.rows import Pair, Split, Text
+from graftlm.data.settings import Columns
 from graftlm.data.splits import digest, fold
 from graftlm.errors import DataError, Problem
-from graftlm.schema import Columns
 
 ABSENT = object()
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graftlm.data.rows import Pair, Text
+from graftlm.data.settings import DocstringsData
 from graftlm.data.sources.docstring_text import Docstring, read_docstring
 from graftlm.errors import DataError, Problem
-from graftlm.schema import DocstringsData
 
 EXTRACTION = 1  # raise when the same files would give other rows
 LANG = "en_XX"

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graftlm.data.rows import Pair, Split, Text
+from graftlm.data.settings import FilesData
 from graftlm.data.sources.columns import RowReader
 from graftlm.data.sources.tables import expand, file_hash, file_problems, format_of, rows_of
 from graftlm.errors import DataError, Problem
-from graftlm.schema import FilesData
 
 FIRST_ROWS = 20
 

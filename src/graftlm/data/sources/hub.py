@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from graftlm.data.rows import Pair, Split, Text
+from graftlm.data.settings import HubData
 from graftlm.data.sources.columns import RowReader
 from graftlm.data.sources.tables import file_hash, quiet_datasets, reason
 from graftlm.errors import DataError, Problem
 from graftlm.hub import reachable
-from graftlm.schema import HubData
 
 FIRST_ROWS = 20
 REACH_SECONDS = 5

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from graftlm.data.rows import SPLITS, Pair, Source, Text
+from graftlm.data.settings import MixtureData
 from graftlm.data.splits import assign_pairs, assign_texts, by_split, limit
 from graftlm.errors import Problem
-from graftlm.schema import MixtureData
 
 
 def open_source(settings: MixtureData, path: str) -> MixtureSource:

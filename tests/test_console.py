@@ -1,0 +1,50 @@
+"""Progress on a real terminal and through a pipe."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+NESTED = (
+    "from graftlm.console import progress_for_terminal\n"
+    "progress = progress_for_terminal()\n"
+    "print(type(progress).__name__)\n"
+    "with progress.task('[outer]', 3) as outer:\n"
+    "    for _ in range(3):\n"
+    "        with progress.task('inner', None) as inner:\n"
+    "            inner(5)\n"
+    "        progress.say('[said]')\n"
+    "        outer(1)\n"
+)
+
+
+def test_tasks_inside_tasks_on_a_terminal() -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", NESTED], stderr=theirs, stdout=subprocess.PIPE)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    output, _ = process.communicate(timeout=60)
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert process.returncode == 0, text
+    assert output.strip() == b"Bars"
+    assert text.count("[said]") == 3
+    assert "[outer]" in text
+    assert "Traceback" not in text
+
+
+def test_a_pipe_gets_plain_lines() -> None:
+    result = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "Lines"
+    assert result.stderr.splitlines() == ["[said]"] * 3

@@ -1,0 +1,20 @@
+"""The path on a GPU. Skipped where there is none: nothing here has been seen to pass yet (see the README)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from graftlm.cli import main
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_smoke_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "experiment=smoke", "transfer=calibrated", "trainer=gpu"]) == 0
+    (record,) = tmp_path.glob("multirun/*/job.json")
+    assert json.loads(record.read_text())["status"] == "done"
