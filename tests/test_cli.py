@@ -280,3 +280,58 @@ def read_wandb(path: Path) -> dict[str, Any]:
         elif kind == "exit":
             run["exit_code"] = record["exit"]["exit_code"]
     return run
+
+
+def test_data_shows_a_source(tmp_path: Path) -> None:
+    rows = [{"text": f"A long text about [bold]number[/bold] {n}.", "summary": f"number {n}"} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = graftlm(tmp_path, "data", "data=files", "data.train=[rows.jsonl]", "data.source_lang=en", "--rows", "1")
+    assert result.returncode == 0, result.stderr
+    assert "en_XX" in result.stdout
+    assert "[bold]number[/bold]" in result.stdout, "a row is text, not markup"
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_transfer_without_an_experiment(swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    """Onto a host built to the donor's shape, and onto a finetuned folder of the sweep."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    folder, _ = swept
+    (donor,) = folder.glob("multirun/store/pretrain/*/model")
+    host = next(folder.glob("multirun/store/finetune/*/model"))
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Return the number {n} of the list of values.\n" for n in range(300)))
+    for seq2seq, out in (("config", "built"), (str(host), "onto")):
+        result = graftlm(
+            tmp_path, "transfer", "--encoder", str(donor), "--seq2seq", seq2seq, "--strategy", "calibrated",
+            "--text", str(text), "--out", out,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.strip() == f"model: {out}"
+        report = json.loads((tmp_path / out / "transfer.json").read_text())
+        assert report["fidelity"]["after"]["cosine"] > 0.9
+        assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / out).config.d_model == 32
+
+
+def test_local_folders_in_hub_layout_are_checkpoints(
+    swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = swept
+    (donor,) = folder.glob("multirun/store/pretrain/*/model")
+    host = next(folder.glob("multirun/store/finetune/*/model"))
+    words = (
+        "run",
+        "experiment=smoke",
+        "transfer=calibrated",
+        "model.vocab_size=null",
+        f"model.donor.checkpoint={donor}",
+    )
+    result = graftlm(tmp_path, *words, "pretrain.max_steps=0", f"model.host.checkpoint={host}")
+    assert result.returncode == 0, result.stderr
+    (report,) = tmp_path.glob("multirun/store/finetune/*/transfer.json")
+    assert {tensor["status"] for tensor in json.loads(report.read_text())["host_tensors"]} >= {"kept", "calibrated"}
+    (kept,) = tmp_path.glob("multirun/store/pretrain/*/model/model.safetensors")
+    from safetensors.torch import load_file
+
+    before, after = load_file(donor / "model.safetensors"), load_file(kept)
+    assert all((before[name] == tensor).all() for name, tensor in after.items()), "zero steps leave the donor as it is"

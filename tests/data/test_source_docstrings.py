@@ -150,7 +150,7 @@ def test_checking_every_kind_imports_no_heavy_library() -> None:
     code = (
         "import sys; import graftlm.data.sources.docstrings, graftlm.data.sources.catalogues, "
         "graftlm.data.sources.files, graftlm.data.sources.hub, graftlm.data.sources.mixture, graftlm.data.inspect;"
-        "from graftlm.schema import DocstringsData; from graftlm.data.sources import check_source, open_source;"
+        "from graftlm.data.settings import DocstringsData; from graftlm.data.sources import check_source, open_source;"
         "s = DocstringsData('d', 'docstrings'); assert not check_source(s); open_source(s).fingerprint();"
         "print({'torch', 'transformers', 'datasets', 'pandas'} & set(sys.modules))"
     )

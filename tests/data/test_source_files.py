@@ -212,7 +212,8 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     temporary.mkdir()
     file = jsonl(tmp_path / "a.jsonl")
     code = (
-        "import sys; from graftlm.schema import FilesData; from graftlm.data.sources import check_source, open_source;"
+        "import sys; from graftlm.data.settings import FilesData;"
+        "from graftlm.data.sources import check_source, open_source;"
         "s = FilesData('f', 'files', train=[sys.argv[1]], source_lang='de_DE'); assert not check_source(s);"
         "print(len(list(open_source(s).pairs())))"
     )
