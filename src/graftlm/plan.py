@@ -169,7 +169,7 @@ def check_inputs(jobs: Sequence[Job]) -> None:
 
 
 def _check_pair(settings: Settings) -> list[Problem]:
-    from graftlm.models.checkpoint import check_checkpoint, donor_shape, host_shape, read_config
+    from graftlm.checkpoint import check_checkpoint, donor_shape, host_shape, read_config
     from graftlm.transfer.strategy import check_compatible
 
     model = settings.model

@@ -135,7 +135,7 @@ def test_mistakes_are_one_line(tmp_path: Path, donor_tokenizer: Any) -> None:
     (tmp_path / "empty").mkdir()
     for checkpoint, path, words in (
         (str(tmp_path / "nowhere"), "model.donor.checkpoint", "no such folder"),
-        (str(tmp_path / "empty"), "model.donor.checkpoint", "holds none of"),
+        (str(tmp_path / "empty"), "model.donor.checkpoint", "has none of"),
         (
             str(tmp_path / "donor"),
             "model.host.checkpoint",

@@ -98,7 +98,7 @@ def test_mistakes_are_one_line(
         (broken, donor_tokenizer, "weights cannot be loaded"),
         (incomplete, donor_tokenizer, "lacks"),
         (good, host_tokenizer, f"its tokenizer {len(host_tokenizer)}"),
-        ("no-such-org/no-such-model", donor_tokenizer, "config cannot be loaded"),
+        ("no-such-org/no-such-model", donor_tokenizer, "hub cannot be reached"),
     )
     for checkpoint, tokenizer, words in cases:
         with pytest.raises(CheckpointError) as caught:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from graftlm.checkpoint import REMEDY, first_line, resolve
 from graftlm.data.languages import CODES, MBART50
 from graftlm.errors import CheckpointError
 
@@ -165,45 +166,24 @@ def load_tokenizer(
     from transformers import AutoTokenizer, MBart50Tokenizer, MBartTokenizer, XLMRobertaTokenizer
 
     kind = kind or ("host" if ".host" in path else "donor")
-    check_folder(checkpoint, path, ("tokenizer.json", "sentencepiece.bpe.model", "tokenizer_config.json"))
+    place = resolve(checkpoint, path, ("tokenizer.json", "sentencepiece.bpe.model", "tokenizer_config.json"))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
     except Exception as error:  # transformers raises half a dozen kinds, some of them bare
         raise CheckpointError.at(
-            path, checkpoint, f"its tokenizer cannot be loaded: {first_line(error)}", _REMEDY
+            path, checkpoint, f"its tokenizer cannot be loaded: {first_line(error)}", REMEDY
         ) from error
     wanted = (XLMRobertaTokenizer,) if kind == "donor" else (MBart50Tokenizer, MBartTokenizer)
     if not isinstance(tokenizer, wanted):
         names = " or ".join(item.__name__ for item in wanted)
         raise CheckpointError.at(
-            path, checkpoint, f"its tokenizer is a {type(tokenizer).__name__}, not {names}", _REMEDY
+            path, checkpoint, f"its tokenizer is a {type(tokenizer).__name__}, not {names}", REMEDY
         )
     if len(tokenizer) < len(SPECIALS) + 2 or tokenizer.convert_tokens_to_ids("<pad>") != 1:
-        raise CheckpointError.at(path, checkpoint, "its tokenizer has no fairseq vocabulary (<pad> must be 1)", _REMEDY)
+        raise CheckpointError.at(path, checkpoint, "its tokenizer has no fairseq vocabulary (<pad> must be 1)", REMEDY)
     if isinstance(tokenizer, MBartTokenizer):
-        _restore_normalizer(tokenizer, checkpoint, revision)
+        _restore_normalizer(tokenizer, place, revision)
     return tokenizer
-
-
-_REMEDY = "give a local folder in Hugging Face layout, or a hub name and network access"
-
-
-def check_folder(checkpoint: str, path: str, any_of: tuple[str, ...]) -> None:
-    """Raises `CheckpointError` where the checkpoint is meant as a local folder and lacks every one of the files."""
-    folder = Path(checkpoint)
-    if folder.is_dir():
-        if not any((folder / name).exists() for name in any_of):
-            raise CheckpointError.at(path, checkpoint, f"the folder holds none of {', '.join(any_of)}", _REMEDY)
-    elif folder.exists():
-        raise CheckpointError.at(path, checkpoint, "is a file, not a folder", _REMEDY)
-    elif checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
-        raise CheckpointError.at(path, checkpoint, "there is no such folder", _REMEDY)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for an error of ours that is one line."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200].rstrip(".: ")
 
 
 def _restore_normalizer(tokenizer: Any, checkpoint: str, revision: str | None) -> None:

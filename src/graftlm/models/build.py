@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from graftlm.checkpoint import REMEDY, WEIGHTS, check_checkpoint, first_line, read_config, resolve
 from graftlm.data.format import HostFormat
-from graftlm.data.tokenizers import check_folder, first_line
 from graftlm.errors import CheckpointError
 from graftlm.schema import ModelSettings
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from transformers import MBartForConditionalGeneration, XLMRobertaConfig, XLMRobertaForMaskedLM
 
 log = logging.getLogger(__name__)
-
-_REMEDY = "give a local folder in Hugging Face layout, or a hub name and network access"
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def build_donor(model: ModelSettings, tokenizer: Any) -> XLMRobertaForMaskedLM:
@@ -121,25 +118,17 @@ def load_model(kind: Any, checkpoint: str, revision: str | None, model_type: str
         CheckpointError: it is not there, cannot be fetched, lacks weights, or is no `model_type`.
     """
     import torch
-    from transformers import AutoConfig
 
-    check_folder(checkpoint, path, ("config.json",))
-    try:
-        config = AutoConfig.from_pretrained(checkpoint, revision=revision)
-    except Exception as error:  # transformers raises half a dozen kinds, some of them bare
-        raise CheckpointError.at(
-            path, checkpoint, f"its config cannot be loaded: {first_line(error)}", _REMEDY
-        ) from error
-    if config.model_type != model_type:
-        raise CheckpointError.at(path, checkpoint, f"is a {config.model_type} model, not {model_type}", "name another")
-    check_folder(checkpoint, path, _WEIGHTS)
+    problems = check_checkpoint(checkpoint, read_config(checkpoint, revision, path), model_type, path)
+    if problems:
+        raise CheckpointError(problems)
     try:
         model, info = kind.from_pretrained(
-            checkpoint, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
+            resolve(checkpoint, path, WEIGHTS), revision=revision, dtype=torch.float32, output_loading_info=True
         )
-    except Exception as error:
+    except Exception as error:  # transformers raises half a dozen kinds, some of them bare
         raise CheckpointError.at(
-            path, checkpoint, f"its weights cannot be loaded: {first_line(error)}", _REMEDY
+            path, checkpoint, f"its weights cannot be loaded: {first_line(error)}", REMEDY
         ) from error
     missing = sorted(info["missing_keys"])
     body = [name for name in missing if not name.startswith("lm_head.") and name != "final_logits_bias"]

@@ -10,13 +10,13 @@ import pytorch_lightning as pl
 import torch
 from transformers import XLMRobertaConfig
 
+from graftlm.checkpoint import donor_shape, read_config
 from graftlm.data.corpus import Corpus
 from graftlm.data.format import HostFormat
 from graftlm.data.modules import Seq2SeqDataModule
 from graftlm.data.tokens import TokenFile
 from graftlm.jobs import StageContext
 from graftlm.models.build import build_host, set_generation
-from graftlm.models.checkpoint import donor_shape, read_config
 from graftlm.models.seq2seq import Seq2SeqModule
 from graftlm.schema import ModelSettings
 from graftlm.stages.training import CHECKPOINT, fit, write_cost

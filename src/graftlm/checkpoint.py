@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,11 @@ from graftlm.errors import CheckpointError, Problem
 from graftlm.hub import reachable
 from graftlm.schema import DonorSettings, HostSettings
 
+CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+REMEDY = "give a folder in Hugging Face layout, or a hub name and network access"
 
 
 def local_folder(checkpoint: str) -> Path | None:
@@ -22,24 +26,46 @@ def local_folder(checkpoint: str) -> Path | None:
     return None
 
 
+def resolve(checkpoint: str, path: str, any_of: Collection[str]) -> str:
+    """What transformers is to load: the folder, or the name on the hub as it is.
+
+    Raises:
+        CheckpointError: it names a folder, and that is missing or holds none of the files.
+    """
+    folder = local_folder(checkpoint)
+    if folder is None:
+        return checkpoint
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "no such folder"
+        raise CheckpointError.at(path, checkpoint, what, REMEDY)
+    if not any((folder / name).is_file() for name in any_of):
+        names = ", ".join(any_of)
+        raise CheckpointError.at(
+            path, checkpoint, f"has no {names}" if len(any_of) == 1 else f"has none of {names}", REMEDY
+        )
+    return str(folder)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for an error of ours that is one line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200].rstrip(".: ")
+
+
 def read_config(checkpoint: str, revision: str | None, path: str) -> dict[str, Any]:
     """`config.json` of a local folder, or of a model on the hub (a few kilobytes are fetched).
 
     Raises:
         CheckpointError: there is none, or the hub cannot be reached.
     """
-    folder = local_folder(checkpoint)
-    file = folder / "config.json" if folder is not None else _fetch_config(checkpoint, revision, path)
-    if folder is not None and not folder.is_dir():
-        raise CheckpointError.at(path, checkpoint, "no such folder", "give a Hugging Face model folder, or a hub name")
+    local = local_folder(checkpoint) is not None
+    file = Path(resolve(checkpoint, path, [CONFIG])) / CONFIG if local else _fetch_config(checkpoint, revision, path)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError.at(path, checkpoint, "has no config.json", "give a Hugging Face model folder") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError.at(path, checkpoint, f"its config.json cannot be read ({error})") from error
+        raise CheckpointError.at(path, checkpoint, f"its {CONFIG} cannot be read ({first_line(error)})") from error
     if not isinstance(config, dict):
-        raise CheckpointError.at(path, checkpoint, "its config.json is no JSON object")
+        raise CheckpointError.at(path, checkpoint, f"its {CONFIG} is no JSON object")
     return config
 
 
@@ -94,7 +120,7 @@ def _fetch_config(checkpoint: str, revision: str | None, path: str) -> Path:
 
     remedy = "check the name and the network, or give a local folder"
     try:
-        return Path(hf_hub_download(checkpoint, "config.json", revision=revision, local_files_only=not reachable()))
+        return Path(hf_hub_download(checkpoint, CONFIG, revision=revision, local_files_only=not reachable()))
     except GatedRepoError as error:
         raise CheckpointError.at(path, checkpoint, "asks for permission on the hub", "run `hf auth login`") from error
     except RepositoryNotFoundError as error:
