@@ -105,5 +105,5 @@ def test_mistakes_are_one_line(
             build_donor(with_checkpoint(model_settings, "donor", checkpoint), tokenizer)
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
-    with pytest.raises(CheckpointError, match="xlm-roberta model, not mbart"):
+    with pytest.raises(CheckpointError, match="is a model of type xlm-roberta; it must be mbart"):
         build_host(with_checkpoint(model_settings, "host", good), host_tokenizer, donor.config)
