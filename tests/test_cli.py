@@ -257,6 +257,16 @@ def test_wandb_offline_leaves_a_run_for_each_stage(tmp_path: Path) -> None:
     assert "fidelity/cosine" in finetune["summary"]
 
 
+def test_wandb_without_an_account_goes_on_offline(tmp_path: Path) -> None:
+    environment = {"WANDB_API_KEY": "", "NETRC": str(tmp_path / "none"), "HOME": str(tmp_path)}
+    result = graftlm(
+        tmp_path, "run", "experiment=smoke", "logger=wandb", "logger.mode=online", "transfer=none", **environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("written offline") == 1
+    assert len(list(tmp_path.glob("multirun/wandb/offline-run-*"))) == 2
+
+
 def read_wandb(path: Path) -> dict[str, Any]:
     """An offline run, read back with W&B's own reader."""
     output = subprocess.run(

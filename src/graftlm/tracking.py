@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from graftlm.console import Progress
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from graftlm.jobs import StageContext
 
 METRICS = "metrics.jsonl"
+_PATIENCE = 30.0  # seconds for the server to answer at the start of a run
+_unreachable: list[str] = []  # why, once this process has met it
 _STEP = "trainer/global_step"  # the axis of all curves, by the name that Lightning users know
 
 
@@ -83,7 +85,7 @@ class Tracker:
 class WandbSink:
     """A W&B run: group = sweep, job type = stage, tags = the choices."""
 
-    def __init__(self, context: StageContext):
+    def __init__(self, context: StageContext, mode: Literal["online", "offline"]):
         import wandb
 
         settings = context.settings
@@ -100,10 +102,10 @@ class WandbSink:
             name=f"{labels.arm}-{stage}-{settings.finetune.seed}",
             tags=[*(f"{group}={choice}" for group, choice in labels.choices.items()), *logger.tags],
             dir=logger.dir,
-            mode=logger.mode,
+            mode=mode,
             config={**_plain(settings), "choices": dict(labels.choices), "job": labels.job, "arm": labels.arm, **seeds},
             reinit="finish_previous",
-            settings=wandb.Settings(console="off"),
+            settings=wandb.Settings(console="off", init_timeout=_PATIENCE),
         )
         try:
             self._run.define_metric(_STEP)
@@ -135,10 +137,7 @@ def tracker(context: StageContext) -> Iterator[Tracker]:
     sinks: list[Sink] = []
     logger = context.settings.logger
     if logger.kind == "wandb" and logger.mode != "disabled":
-        try:
-            sinks.append(WandbSink(context))
-        except Exception as error:
-            context.progress.say(f"W&B: could not start and is left out ({_short(error)}); the run goes on")
+        sinks += _start_wandb(context)
     opened = Tracker(context.work, sinks, context.progress)
     try:
         yield opened
@@ -146,6 +145,23 @@ def tracker(context: StageContext) -> Iterator[Tracker]:
         opened.finish(1)
         raise
     opened.finish(0)
+
+
+def _start_wandb(context: StageContext) -> list[Sink]:
+    """A W&B run; offline where the server does not answer, and for the rest of this process then."""
+    if context.settings.logger.mode == "online" and not _unreachable:
+        try:
+            return [WandbSink(context, "online")]
+        except Exception as error:
+            _unreachable.append(_short(error))
+            context.progress.say(
+                f"W&B: could not start ({_short(error)}); runs are written offline, send them with `wandb sync`"
+            )
+    try:
+        return [WandbSink(context, "offline")]
+    except Exception as error:
+        context.progress.say(f"W&B: could not start and is left out ({_short(error)}); the run goes on")
+        return []
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
