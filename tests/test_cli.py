@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,18 +228,47 @@ def test_an_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
     assert "1 resume" in planned.stdout
 
 
-def test_a_failed_job_fails_the_sweep_but_not_the_others(tmp_path: Path) -> None:
+def test_a_failed_job_fails_the_sweep_but_not_the_others(
+    swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """A donor with NaN weights: what no check of settings sees."""
+    from safetensors.torch import load_file, save_file
+
+    folder, _ = swept
+    (donor,) = folder.glob("multirun/store/pretrain/*/model")
+    broken = shutil.copytree(donor, tmp_path / "donor")
+    tensors = load_file(broken / "model.safetensors")
+    tensors["roberta.embeddings.word_embeddings.weight"][7, 3] = float("nan")
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     result = graftlm(
-        tmp_path, "run", "-m", "experiment=smoke", "transfer=none", "finetune.lr=1e-3,1", "finetune.grad_clip=0",
-        "finetune.max_steps=40", "finetune.warmup=0", "trainer.precision=32-true", "model.host.dropout=0.0",
-        "finetune.weight_decay=1", "finetune.schedule=constant",
+        tmp_path, "run", "-m", "experiment=smoke", "model.vocab_size=null", f"model.donor.checkpoint={broken}",
+        "pretrain.max_steps=0", "transfer=embeddings,none",
     )  # fmt: skip
-    records = jobs(tmp_path)
-    assert len(records) == 2
-    assert records[0]["status"] == "done"
-    assert (tmp_path / "multirun" / records[0]["sweep"] / "report.html").exists()
-    failed = [record for record in records if record["status"] == "failed"]
-    assert result.returncode == (1 if failed else 0)
+    assert result.returncode == 1
+    assert "not finite" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [record["status"] for record in jobs(tmp_path)] == ["failed", "done"]
+    (page,) = tmp_path.glob("multirun/*/report.json")
+    assert len(json.loads(page.read_text())["failed"]) == 1
+
+
+def test_a_mistake_of_ours_is_told_in_a_line_and_fails_one_job(tmp_path: Path) -> None:
+    code = (
+        "import sys; import graftlm.stages.evaluate as stage; real = stage.run\n"
+        "def run(context):\n"
+        "    if context.settings.finetune.seed == 1: raise RuntimeError('a bug')\n"
+        "    real(context)\n"
+        "stage.run = run\n"
+        "from graftlm.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ("run", "-m", "experiment=smoke", "transfer=none", "finetune.seed=1,2")
+    result = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "failed (RuntimeError: a bug; please report it with" in result.stderr
+    assert [record["status"] for record in jobs(tmp_path)] == ["failed", "done"]
+    assert "a bug" in next(tmp_path.glob("multirun/*/0/graftlm.log")).read_text()
+    assert list(tmp_path.glob("multirun/*/report.html"))
 
 
 def test_wandb_offline_leaves_a_run_for_each_stage(tmp_path: Path) -> None:

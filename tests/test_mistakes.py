@@ -47,6 +47,7 @@ MISTAKES = [
     Mistake("heads that do not divide", (*SMOKE, "model.donor.heads=5"), "model.donor.heads", ("divide",)),
     Mistake("no precision", (*SMOKE, "trainer.precision=8"), "trainer.precision", ("32-true",)),
     Mistake("no accelerator", (*SMOKE, "trainer.accelerator=cpuu"), "trainer.accelerator", ("auto, cpu",)),
+    Mistake("a device that is not there", (*SMOKE, "trainer.accelerator=mps"), "trainer.accelerator", ("not there",)),
     Mistake("unknown step", (*SMOKE, "transfer.steps=[{step: embedings}]"), "transfer.steps[0].step", ("embeddings",)),
     Mistake("no file named", (*FILES, "data.source_lang=de"), "data.train", ("names no file",)),
     Mistake(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import os
 import shlex
 import sys
@@ -113,7 +114,7 @@ def _run(arguments: Sequence[str]) -> int:
     from graftlm.plan import check_inputs
 
     jobs = compose_jobs(words)
-    check_inputs(jobs)
+    check_inputs(jobs, devices=True)
     if words.multirun:
         flags = [f"--config-dir={folder}" for folder in words.config_dirs]
         return _hydra([*flags, "--multirun", *sweep_overrides(words)], len(jobs), shown=arguments)
@@ -149,7 +150,12 @@ def _hydra(arguments: Sequence[str], total: int, shown: Sequence[str]) -> int:
         name = folder.parent.name if swept else folder.name
         label = f"job {len(ends) + 1}/{max(total, 1)}: {' '.join(overrides) or 'the defaults'}"
         progress.say(label)
-        outcome = run_job(job, folder, command, name, progress)
+        try:
+            outcome = run_job(job, folder, command, name, progress)
+        except Exception as error:  # a mistake of ours: the other jobs of a sweep go on
+            logging.getLogger(__name__).exception("job %s", label)
+            log = folder / f"{hydra_config.job.name}.log"
+            outcome = Outcome("failed", f"{type(error).__name__}: {error}; please report it with {log}", (), 0.0)
         ends.append(outcome)
         progress.say(f"{label}: {describe(outcome)}")
         if not swept and outcome.status == "done":

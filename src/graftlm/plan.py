@@ -142,8 +142,10 @@ def plan(jobs: Sequence[Job]) -> list[list[PlannedStage]]:
     return planned
 
 
-def check_inputs(jobs: Sequence[Job]) -> None:
+def check_inputs(jobs: Sequence[Job], devices: bool = False) -> None:
     """What the schema cannot see: whether files, columns, checkpoints and shapes are there and fit together.
+
+    With `devices`, whether an accelerator that is asked for by name is there too (which loads torch).
 
     Raises:
         SettingsError: with every mistake found, each once.
@@ -162,6 +164,8 @@ def check_inputs(jobs: Sequence[Job]) -> None:
             problems += check_source(settings.data, "data")
         if once("pair" + json.dumps([outcome(settings.model), outcome(settings.transfer)], sort_keys=True)):
             problems += _check_pair(settings)
+        if devices and once("device" + settings.trainer.accelerator):
+            problems += _check_device(settings.trainer.accelerator)
         if once("store" + settings.store.dir):
             problems += _check_folder("store.dir", settings.store.dir)
     if problems:
@@ -188,6 +192,19 @@ def _check_pair(settings: Settings) -> list[Problem]:
         donor = configs["donor"] or donor_shape(model.donor)
         problems += check_compatible(settings.transfer, donor, configs["host"] or host_shape(model.host, donor))
     return problems
+
+
+def _check_device(accelerator: str) -> list[Problem]:
+    if accelerator in ("auto", "cpu"):
+        return []
+    from pytorch_lightning.accelerators import AcceleratorRegistry
+
+    names = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
+    if any(AcceleratorRegistry[name]["accelerator"].is_available() for name in names):
+        return []
+    return [
+        Problem("trainer.accelerator", accelerator, "is not there on this machine", "take trainer=auto or trainer=cpu")
+    ]
 
 
 def _check_folder(path: str, folder: str) -> list[Problem]:
