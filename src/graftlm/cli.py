@@ -36,6 +36,8 @@ _SHOW = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code: 0 done, 1 a job failed, 2 a mistake, 130 interrupted."""
+    # threads that wait actively make a busy machine several times slower; on an idle one this costs little
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if not words or words[0] in ("-h", "--help"):
@@ -79,27 +81,26 @@ def _words(arguments: Sequence[str]) -> Words:
 
     overrides: list[str] = []
     folders: list[str] = []
-    multirun = show = False
+    shown: list[str] = []
+    multirun = False
     items = iter(arguments)
     for item in items:
         name, equals, value = item.partition("=")
         if item in ("-m", "--multirun"):
             multirun = True
-        elif name in ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"):
-            value = value if equals else next(items, "")
-            if name in ("--config-dir", "-cd"):
-                folders.append(value)
-                if not Path(value).is_dir():
-                    raise SettingsError.at(name, value, "no such folder", "give the folder of your own config groups")
+        elif name in ("--config-dir", "-cd"):
+            folder = value if equals else next(items, "")
+            if not Path(folder).is_dir():
+                raise SettingsError.at(name, folder, "no such folder", "give the folder of your own config groups")
+            folders.append(folder)
         elif name in _SHOW:
-            show = True
-            if name in ("--cfg", "-c", "--info", "-i", "--package", "-p") and not equals:
-                next(items, "")
+            takes_value = name in ("--cfg", "-c", "--info", "-i", "--package", "-p")
+            shown += [item, next(items, "")] if takes_value and not equals else [item]
         elif item.startswith("-"):
             raise SettingsError.at("option", item, "is not known", "graftlm run --help lists the options")
         else:
             overrides.append(item)
-    return Words(tuple(overrides), multirun, tuple(folders), show)
+    return Words(tuple(overrides), multirun, tuple(folders), tuple(shown))
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -109,16 +110,19 @@ def _run(arguments: Sequence[str]) -> int:
     from graftlm.compose import compose_jobs, sweep_overrides
 
     words = _words(arguments)
-    if words.show:
-        return _hydra(arguments, 0, shown=arguments)
+    # Hydra reads flags before overrides only
+    flags = [*(f"--config-dir={folder}" for folder in words.config_dirs), *words.shown]
+    if words.shown:
+        if "--hydra-help" not in words.shown:
+            compose_jobs(words)  # a mistake is told in our words
+        fixed = [item for item in words.overrides if not (words.multirun and "," in item)]
+        return _hydra([*flags, *fixed], 0, shown=arguments)
     from graftlm.plan import check_inputs
 
     jobs = compose_jobs(words)
     check_inputs(jobs, devices=True)
-    if words.multirun:
-        flags = [f"--config-dir={folder}" for folder in words.config_dirs]
-        return _hydra([*flags, "--multirun", *sweep_overrides(words)], len(jobs), shown=arguments)
-    return _hydra(arguments, len(jobs), shown=arguments)
+    overrides = ["--multirun", *sweep_overrides(words)] if words.multirun else words.overrides
+    return _hydra([*flags, *overrides], len(jobs), shown=arguments)
 
 
 def _hydra(arguments: Sequence[str], total: int, shown: Sequence[str]) -> int:

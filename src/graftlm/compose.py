@@ -9,7 +9,7 @@ import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Words:
     overrides: tuple[str, ...]
     multirun: bool = False
     config_dirs: tuple[str, ...] = ()
-    show: bool = field(default=False)  # --cfg, --info and their like: nothing will be run
+    shown: tuple[str, ...] = ()  # --cfg, --info and their like: nothing will be run
 
 
 def compose_jobs(words: Words) -> list[Job]:
@@ -49,7 +49,11 @@ def compose_jobs(words: Words) -> list[Job]:
     Raises:
         SettingsError: with every mistake in every job, each once.
     """
-    problems: list[Problem] = []
+    problems: list[Problem] = [
+        Problem(item.lstrip("~"), "(deleted)", "a setting cannot be taken away", "give it a value")
+        for item in words.overrides
+        if item.startswith("~")
+    ]
     jobs: list[Job] = []
     with _hydra(words) as base:
         combinations = _parse_sweep(base, problems).combinations() if words.multirun else iter([base])
@@ -116,40 +120,75 @@ def to_mapping(config: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     from hydra import compose
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     try:
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except _mistakes() as error:
         raise SettingsError(list(_explain(overrides, error))) from error
     return to_mapping(config)
 
 
-def _explain(overrides: Sequence[str], error: Exception) -> Iterator[Problem]:
-    """Hydra stops at its first mistake: try each override alone to find them all."""
-    from hydra import compose
+def _mistakes() -> tuple[type[Exception], ...]:
+    """What composing raises over a user's words and files."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
+    return HydraException, OmegaConfBaseException, YAMLError
+
+
+def _explain(overrides: Sequence[str], error: Exception) -> Iterator[Problem]:
+    """Hydra stops at its first mistake: try the choices of groups each alone, then each setting beside those."""
     found = False
-    experiments = [item for item in overrides if item.startswith(("experiment=", "hydra.searchpath=", "debug="))]
+    context = [item for item in overrides if item.startswith("hydra.searchpath=")]
+    settings: list[str] = []
     for override in overrides:
-        context = [item for item in experiments if item != override]
-        try:
-            compose("config", overrides=[*context, override], return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as alone:
+        key = override.partition("=")[0]
+        if override in context:
+            continue
+        if "." in key or "=" not in override:
+            settings.append(override)
+            continue
+        wrong = _fails([*context, override])
+        if wrong is None:
+            context.append(override)
+        else:
             found = True
-            yield _problem(override, alone)
+            yield _problem(override, wrong)
+    for override in settings:
+        wrong = _fails([*context, override])
+        if wrong is not None:
+            found = True
+            yield _problem(override, wrong)
     if not found:
         yield Problem("overrides", " ".join(overrides), _first_line(error))
 
 
+def _fails(overrides: Sequence[str]) -> Exception | None:
+    from hydra import compose
+
+    try:
+        compose("config", overrides=list(overrides), return_hydra_config=True)
+    except _mistakes() as error:
+        return error
+    return None
+
+
 def _problem(override: str, error: Exception) -> Problem:
+    from hydra.errors import OverrideParseException
+
     key, _, value = override.partition("=")
     key = key.lstrip("+~")
     text = str(error)
-    if "mismatched input" in text or "no viable alternative" in text or "token recognition" in text or not _:
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        what = f"{mark.name}, line {mark.line + 1}, is no YAML ({getattr(error, 'problem', None) or 'cannot be read'})"
+        return Problem(key, value, what, "mend the file")
+    if "Ambiguous value" in text:
+        return Problem(key, value, "has several values", "add -m for a sweep, or [..] around a list")
+    if "Could not append" in text:
+        return Problem(key, value, "is there already", "leave out the +")
+    if isinstance(error, OverrideParseException) or not _:
         return Problem("override", override, "cannot be read", "write key=value, in quotes where it has spaces")
     if "Could not find" in text or "Could not override" in text:
         options = group_options(key)
@@ -204,7 +243,6 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     parser = OverridesParser.create()
     fixed: list[str] = []
@@ -229,7 +267,7 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
     try:
         config = compose("config", overrides=fixed, return_hydra_config=True)
         params = OmegaConf.to_container(config.hydra.sweeper.params) if config.hydra.sweeper.get("params") else {}
-    except (HydraException, OmegaConfBaseException):
+    except _mistakes():
         params = {}  # the mistake is found and explained when the jobs are composed
     given = {item.partition("=")[0].lstrip("+") for item in overrides}
     if isinstance(params, dict):

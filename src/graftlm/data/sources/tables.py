@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import csv
 import glob
+import gzip
 import hashlib
 import logging
+import lzma
 import tempfile
 from collections.abc import Generator, Iterator
 from functools import lru_cache
@@ -70,6 +74,7 @@ def rows_of(file: Path, path: str) -> Generator[dict[str, Any], None, None]:
     if reader == "csv":
         # the words "NA" and "null" are text, and so are numbers
         options = {"keep_default_na": False, "sep": "\t" if ".tsv" in file.suffixes else ","}
+        _check_width(file, options["sep"], path)
     with quiet_datasets() as datasets, tempfile.TemporaryDirectory(prefix="graftlm-") as cache:
         try:
             yield from datasets.load_dataset(
@@ -83,7 +88,26 @@ def rows_of(file: Path, path: str) -> Generator[dict[str, Any], None, None]:
         except GeneratorExit:
             raise
         except Exception as error:  # whatever a reader meets in a user's file
-            raise DataError.at(path, file, f"cannot be read as {reader}: {reason(error)}", "repair the file") from error
+            raise DataError.at(path, file, f"cannot be read as {reader}: {reason(error)}", _REPAIR) from error
+
+
+_REPAIR = "repair it: UTF-8, a header, quotation marks in pairs; or give jsonl"
+
+
+def _check_width(file: Path, separator: str, path: str) -> None:
+    """Refuses a first row with more fields than the header: pandas would take its first fields for an index."""
+    opener: Any = _OPENERS.get(file.suffix, open)
+    try:
+        with opener(file, "rt", encoding="utf-8-sig", newline="") as stream:
+            rows = csv.reader(stream, delimiter=separator)
+            header, first = next(rows, []), next(rows, [])
+    except (OSError, UnicodeDecodeError, csv.Error, EOFError):
+        return  # the reader itself says it better
+    if len(first) > len(header):
+        raise DataError.at(path, file, f"row 1 has {len(first)} fields, the header {len(header)}", "name every column")
+
+
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 @contextlib.contextmanager
