@@ -48,6 +48,31 @@ MISTAKES = [
     Mistake("no precision", (*SMOKE, "trainer.precision=8"), "trainer.precision", ("32-true",)),
     Mistake("no accelerator", (*SMOKE, "trainer.accelerator=cpuu"), "trainer.accelerator", ("auto, cpu",)),
     Mistake("a device that is not there", (*SMOKE, "trainer.accelerator=mps"), "trainer.accelerator", ("not there",)),
+    Mistake("several devices", (*SMOKE, "trainer.devices=2"), "trainer.devices", ("one device",)),
+    Mistake("a sweep without -m", (*SMOKE, "finetune.seed=1,2"), "finetune.seed", ("add -m",)),
+    Mistake("a setting taken away", (*SMOKE, "~finetune.lr"), "finetune.lr", ("give it a value",)),
+    Mistake("a plus too many", (*SMOKE, "+finetune.lr=1"), "finetune.lr", ("leave out the +",)),
+    Mistake("wrong choice, shown only", (*SMOKE, "mask=r99", "--cfg", "job"), "mask", ("r99",)),
+    Mistake(
+        "heads that do not divide, of the host",
+        (*SMOKE, "model.host.heads=3", "transfer=none"),
+        "model.host.heads",
+        ("divide",),
+    ),
+    Mistake(
+        "a broken file of one's own groups",
+        (*SMOKE, "--config-dir", "{data}", "transfer=mine"),
+        "transfer",
+        ("mine.yaml", "line"),
+        {"transfer/mine.yaml": "steps: ["},
+    ),
+    Mistake(
+        "rows wider than the header",
+        (*FILES, "data.train=[{data}/a.csv]", "data.source_lang=de"),
+        "data.train",
+        ("4 fields", "header 2"),
+        {"a.csv": "text,summary\n" + "".join(f"long text {n},short {n},author,url\n" for n in range(50))},
+    ),
     Mistake("unknown step", (*SMOKE, "transfer.steps=[{step: embedings}]"), "transfer.steps[0].step", ("embeddings",)),
     Mistake("no file named", (*FILES, "data.source_lang=de"), "data.train", ("names no file",)),
     Mistake(
@@ -186,6 +211,7 @@ def test_a_mistake_gets_one_clear_line(
     data = tmp_path / "data"
     data.mkdir()
     for name, content in mistake.files.items():
+        (data / name).parent.mkdir(exist_ok=True)
         (data / name).write_text(content)
     here = tmp_path / "here"
     here.mkdir()
@@ -200,7 +226,7 @@ def test_a_mistake_gets_one_clear_line(
         assert word in lines[0], lines[0]
     assert "Traceback" not in lines[0]
     assert list(here.iterdir()) == [], "something was left behind"
-    assert sorted(path.name for path in data.iterdir()) == sorted(mistake.files)
+    assert sorted(str(path.relative_to(data)) for path in data.rglob("*") if path.is_file()) == sorted(mistake.files)
 
 
 def test_several_mistakes_come_together(
@@ -209,7 +235,8 @@ def test_several_mistakes_come_together(
     monkeypatch.chdir(tmp_path)
     assert main([*SMOKE, "mask=r99", "finetune.lrr=1", "trasfer=none"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert [line.split("=")[0] for line in lines] == ["graftlm: mask", "graftlm: finetune.lrr", "graftlm: trasfer"]
+    assert {line.split("=")[0] for line in lines} == {"graftlm: mask", "graftlm: finetune.lrr", "graftlm: trasfer"}
+    assert len(lines) == 3
     assert main([*SMOKE, "mask.ratio=2", "finetune.lr=-1", "data=files"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert {line.split("=")[0] for line in lines} == {

@@ -20,6 +20,8 @@ from graftlm.schema import Settings
 from graftlm.store import Store, write_json
 
 RECORD = "job.json"
+_FINGERPRINTS = Fingerprints()  # one a process: a sweep reads its checkpoints once
+_verified: set[str] = set()  # artifacts whose content this process has made or checked
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,21 @@ def _run_stages(job: Job, folder: Path, sweep: str, progress: Progress, stages: 
     store = Store(Path(settings.store.dir).expanduser().absolute())
     labels = Labels(sweep, folder.name, job.choices)
     inputs: dict[str, Path] = {}
-    for key in stage_keys(settings, Fingerprints()):
+    keys = stage_keys(settings, _FINGERPRINTS)
+    by_key = {key.key: key for key in keys}
+    for key in keys:
 
-        def build(work: Path, stage: str = key.stage) -> None:
+        def build(work: Path, stage: str = key.stage, needs: tuple[str, ...] = tuple(key.inputs.values())) -> None:
+            for name in needs:
+                if name not in _verified:
+                    store.verify(by_key[name])
+                    _verified.add(name)
             run = import_module(f"graftlm.stages.{stage}").run
             run(StageContext(settings, dict(inputs), work, progress, labels))
 
         path, reused = store.obtain(key, build, progress)
+        if not reused:
+            _verified.add(key.key)
         inputs[key.stage] = path
         relative = os.path.relpath(path, folder.absolute())
         stages.append({"stage": key.stage, "key": key.key, "path": relative, "reused": reused})

@@ -7,7 +7,7 @@ it builds on, and for the corpus the fingerprint of the data.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -126,7 +126,7 @@ def plan(jobs: Sequence[Job]) -> list[list[PlannedStage]]:
     planned: list[list[PlannedStage]] = []
     made: set[str] = set()
     for job in jobs:
-        store = Store(Path(job.settings.store.dir))
+        store = Store(Path(job.settings.store.dir).expanduser())
         stages: list[PlannedStage] = []
         for key in stage_keys(job.settings, fingerprints):
             state: State
@@ -190,7 +190,27 @@ def _check_pair(settings: Settings) -> list[Problem]:
             problems += error.problems
     if not problems:
         donor = configs["donor"] or donor_shape(model.donor)
-        problems += check_compatible(settings.transfer, donor, configs["host"] or host_shape(model.host, donor))
+        host = configs["host"] or host_shape(model.host, donor)
+        # a graft's own demand on a setting says more than that its value cannot be at all
+        found = [*check_compatible(settings.transfer, donor, host), *_check_sizes(settings, donor, host)]
+        problems += {problem.path: problem for problem in reversed(found)}.values()
+    return problems
+
+
+def _check_sizes(settings: Settings, donor: Mapping[str, Any], host: Mapping[str, Any]) -> list[Problem]:
+    """Rows longer than a checkpoint's positions, and heads that do not divide a width inherited from the donor."""
+    problems: list[Problem] = []
+    width, heads = host["d_model"], host["encoder_attention_heads"]
+    if width % heads:
+        problems.append(Problem("model.host.heads", heads, f"must divide the width {width}", "null takes the donor's"))
+    finetune = settings.finetune
+    for path, longest, positions in (
+        ("pretrain.max_length", settings.pretrain.max_length, donor["max_position_embeddings"] - 2),
+        ("finetune.max_source_length", finetune.max_source_length, host["max_position_embeddings"]),
+        ("finetune.max_target_length", finetune.max_target_length, host["max_position_embeddings"]),
+    ):
+        if longest > positions:
+            problems.append(Problem(path, longest, f"is longer than the model's {positions} positions", "lower it"))
     return problems
 
 

@@ -126,7 +126,7 @@ class TransferSettings:
     embeddings_lr: float = setting(1.0, at_least=0, at_most=100)
     freeze_encoder: float = setting(0.0, at_least=0, at_most=1)
     freeze_embeddings: float = setting(0.0, at_least=0, at_most=1)
-    control: bool = setting(False, outcome=False)
+    control: bool = False
     fidelity_texts: int = setting(200, at_least=2)
 
     @property
@@ -197,7 +197,7 @@ class TrainerSettings:
 
     name: str = setting("auto", outcome=False)
     accelerator: str = setting("auto", outcome=False)
-    devices: int | str = setting("auto", outcome=False)
+    devices: int | str = setting(1, outcome=False)
     strategy: str = setting("auto", outcome=False)
     precision: str = "32-true"
     accumulate: int = setting(1, at_least=1)
@@ -209,6 +209,9 @@ class TrainerSettings:
         known = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
         if self.precision not in known:
             yield Problem(f"{path}.precision", self.precision, "is not known", "one of " + ", ".join(known))
+        if self.devices not in (1, "1"):
+            # more would see more data a step under the same key, and each process would take the store for its own
+            yield Problem(f"{path}.devices", self.devices, "only one device is supported yet", "set it to 1")
         accelerators = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
         if self.accelerator not in accelerators:
             yield Problem(f"{path}.accelerator", self.accelerator, "is not known", "one of " + ", ".join(accelerators))

@@ -2,8 +2,8 @@
 
 An artifact is a folder `<store>/<stage>/<key>`. It is built in `<key>.partial`, which a killed run leaves behind and
 the next one continues, and published by rename after `artifact.json`, its marker, is written. A lock a key lets one
-process build while others wait. The marker lists the size and SHA-256 of each file; reuse checks the sizes at once
-and, for `verify`, the sums.
+process build while others wait. The marker lists the size and SHA-256 of each file: reuse looks at the sizes, and what
+is about to be built upon is read against the sums.
 """
 
 from __future__ import annotations
@@ -72,6 +72,17 @@ class Store:
             raise StoreError.at("store.dir", path, "holds other settings than its key stands for", "remove that folder")
         return not list(damage(path, marker))
 
+    def verify(self, key: StageKey) -> None:
+        """Check an artifact's content, which takes a second a gigabyte: before something is built on it.
+
+        Raises:
+            StoreError: a file is not what was written.
+        """
+        path = self.path(key)
+        wrong = next(damage(path, read_marker(path), sums=True), None)
+        if wrong is not None:
+            raise StoreError.at("store.dir", path, f"the stored artifact is damaged: {wrong}", "remove that folder")
+
     def started(self, key: StageKey) -> bool:
         """Whether an earlier, interrupted build of it can be continued."""
         return self._partial(key).is_dir()
@@ -114,7 +125,6 @@ class Store:
             partial.mkdir(exist_ok=True)
             begun = time.monotonic()
             build(partial)
-            shutil.rmtree(partial / SCRATCH, ignore_errors=True)
             self._publish(key, partial, final, time.monotonic() - begun)
         return final, False
 
@@ -126,7 +136,7 @@ class Store:
         files = {
             str(path.relative_to(partial)): {"size": path.stat().st_size, "sha256": file_digest(path)}
             for path in sorted(partial.rglob("*"))
-            if path.is_file()
+            if path.is_file() and not _passing(path.relative_to(partial))
         }
         marker = {
             **key.as_dict(),
@@ -137,7 +147,14 @@ class Store:
             "files": files,
         }
         write_json(partial / MARKER, marker)
+        # the checkpoint goes last: killed before, the next run still has it
+        shutil.rmtree(partial / SCRATCH, ignore_errors=True)
         partial.replace(final)
+
+
+def _passing(path: Path) -> bool:
+    """Whether a file of an unfinished artifact is no part of it: a checkpoint, an earlier marker, half a file."""
+    return path.parts[0] in (SCRATCH, MARKER) or path.suffix == ".tmp"
 
 
 def read_marker(path: Path) -> dict[str, Any]:

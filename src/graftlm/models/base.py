@@ -20,7 +20,7 @@ class StageModule(pl.LightningModule):  # type: ignore[misc]
     """A model under training.
 
     Attributes:
-        examples_seen, tokens_seen: counts over the whole training, over all devices; they survive a resume.
+        examples_seen, tokens_seen, flops_spent: counts over the whole training; they survive a resume.
     """
 
     stage = ""  # of the settings, to name in an error
@@ -31,6 +31,7 @@ class StageModule(pl.LightningModule):  # type: ignore[misc]
         self.settings = settings
         self.examples_seen = 0
         self.tokens_seen = 0
+        self.flops_spent = 0
         self._parts: list[Part] | None = None
         self._sums: dict[str, float] = defaultdict(float)
 
@@ -62,6 +63,10 @@ class StageModule(pl.LightningModule):  # type: ignore[misc]
         torch.manual_seed((self.settings.seed * _STREAMS + int(batch["number"])) % 2**63)
         freeze(self._parts or (), self.global_step)
 
+    def step_flops(self, batch: dict[str, Any]) -> int:
+        """Floating-point operations of a training step on this batch."""
+        raise NotImplementedError
+
     def finish_step(self, loss: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
         """Checks, counts and logs a training loss, and hands it on.
 
@@ -79,16 +84,22 @@ class StageModule(pl.LightningModule):  # type: ignore[misc]
             )
         self.examples_seen += batch["examples"] * self.trainer.world_size
         self.tokens_seen += batch["tokens"] * self.trainer.world_size
+        self.flops_spent += self.step_flops(batch) * self.trainer.world_size
         self.log("train/loss", value, on_step=True, on_epoch=False, batch_size=1)
         self.log("train/lr", rate, on_step=True, on_epoch=False, batch_size=1)
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["seen"] = {"examples": self.examples_seen, "tokens": self.tokens_seen}
+        checkpoint["seen"] = {
+            "examples": self.examples_seen,
+            "tokens": self.tokens_seen,
+            "flops": self.flops_spent,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         seen = checkpoint.get("seen", {})
         self.examples_seen, self.tokens_seen = seen.get("examples", 0), seen.get("tokens", 0)
+        self.flops_spent = seen.get("flops", 0)
 
     # --- validation: sums over all rows, so that a figure does not depend on how rows were put into batches
 

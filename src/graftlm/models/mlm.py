@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from graftlm.models.base import StageModule
+from graftlm.models.flops import mlm_flops
 from graftlm.models.loss import mlm_logits, mlm_loss
 from graftlm.models.optim import Part, whole
 from graftlm.schema import MaskSettings, PretrainSettings
@@ -28,6 +29,9 @@ class MlmModule(StageModule):
 
     def parts(self) -> list[Part]:
         return whole(self.model)
+
+    def step_flops(self, batch: dict[str, Any]) -> int:
+        return mlm_flops(self.model, batch)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         loss = mlm_loss(self.model, batch)

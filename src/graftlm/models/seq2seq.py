@@ -8,6 +8,7 @@ import torch
 
 from graftlm.data.format import HostFormat
 from graftlm.models.base import StageModule
+from graftlm.models.flops import seq2seq_flops
 from graftlm.models.generate import generate_by_language
 from graftlm.models.loss import per_example_nll, seq2seq_loss
 from graftlm.models.optim import Part, host_parts
@@ -39,6 +40,9 @@ class Seq2SeqModule(StageModule):
 
     def parts(self) -> list[Part]:
         return host_parts(self.model, self.transfer, self.finetune.max_steps)
+
+    def step_flops(self, batch: dict[str, Any]) -> int:
+        return seq2seq_flops(self.model, batch)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         return self.finish_step(seq2seq_loss(self.model, batch, self.finetune.label_smoothing), batch)

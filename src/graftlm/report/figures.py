@@ -53,7 +53,7 @@ def figures_of(run: Run, base: Run | None) -> dict[str, Any]:
         "graft_seconds": cost.get("graft_seconds"),
         "donor_seconds": donor.get("seconds", 0.0),
         "flops": cost.get("flops"),
-        "donor_flops": donor.get("flops", 0.0),
+        "donor_flops": charged_before(run),
         "parameters": cost.get("parameters"),
         "command": run.command,
         "job": run.job,
@@ -70,10 +70,15 @@ def figures_of(run: Run, base: Run | None) -> dict[str, Any]:
     figures["steps_share_above"] = last / needed if reached is None else None
     spent = flops_at(base, needed)
     if spent:
-        charged = donor.get("flops", 0.0) + flops_at(run, last if reached is None else reached)
+        charged = charged_before(run) + flops_at(run, last if reached is None else reached)
         figures["compute_share"] = None if reached is None else charged / spent
         figures["compute_share_above"] = charged / spent if reached is None else None
     return figures
+
+
+def charged_before(run: Run) -> float:
+    """What an arm has spent before its first step: the donor's training and the graft."""
+    return float(run.donor_cost.get("flops") or 0.0) + float(run.cost.get("graft_flops") or 0.0)
 
 
 def flops_at(run: Run, step: float) -> float:

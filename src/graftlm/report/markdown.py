@@ -28,7 +28,7 @@ def to_markdown(report: Report) -> str:
         "",
         "## Costs",
         "",
-        "| arm | fine-tuning | graft | donor | fine-tuning flops | donor flops |",
+        "| arm | fine-tuning | graft | donor | fine-tuning flops | donor and graft flops |",
         "|---|---|---|---|---|---|",
     ]
     for arm in report.arms:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from graftlm.report.collect import Arm, Collection
 from graftlm.report.compare import FIGURES, ArmReport, Report, clean
-from graftlm.report.figures import flops_at
+from graftlm.report.figures import charged_before, flops_at
 from graftlm.report.records import Run, number
 from graftlm.report.samples import choose
 from graftlm.report.statistics import Floats
@@ -182,7 +182,7 @@ def _curves(arm: Arm, base: Arm | None, lines: bool) -> dict[str, Any]:
             "runs": [_round(row) for row in table] if lines else [],
         }
     spent = np.mean([[flops_at(run, step) for step in grid] for run in arm.runs], axis=0)
-    donor = float(np.mean([run.donor_cost.get("flops", 0.0) for run in arm.runs]))
+    donor = float(np.mean([charged_before(run) for run in arm.runs]))
     seen = _mean(np.array([_on(run, "examples", grid) for run in arm.runs]))
     return {
         "step": [float(step) for step in grid],

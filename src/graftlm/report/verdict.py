@@ -17,7 +17,8 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
     candidates = [arm for arm in arms if not arm.is_baseline and not arm.control] or [
         arm for arm in arms if not arm.is_baseline
     ]
-    compared = [arm for arm in candidates if "auc" in arm.difference]
+    # arms on other data or another schedule are shown with what differs; a headline would compare them silently
+    compared = [arm for arm in candidates if "auc" in arm.difference and not arm.differs]
     if not arms:
         return "No run finished", "There is nothing to compare."
     if not any(arm.is_baseline for arm in arms):
@@ -25,6 +26,8 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
     if not candidates:
         return "Only the baseline was run", "There is no arm to compare it with."
     if not compared:
+        if any(arm.differs for arm in candidates):
+            return "Nothing can be compared", "Every arm differs from the baselines in more than the graft; see below."
         return "Nothing can be compared", "No arm shares a fine-tuning seed with the baseline."
     ranked = sorted(compared, key=lambda arm: (_RANK[arm.word], arm.difference["auc"].mean))
     best = ranked[0]
@@ -34,7 +37,8 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
     along = f"nats a token {{}} along training{_between(difference, confidence)}"
     if best.word == "better":
         gain = f"{abs(difference.mean):.3f} {along.format('lower')}"
-        return f"{best.name} is better than {against}", f"Its validation loss was {gain}{_speed(best)}.{more}"
+        aside = "" if _reads(best) else ", but does not yet read its source"
+        return f"{best.name} is better than {against}{aside}", f"Its validation loss was {gain}{_speed(best)}.{more}"
     if best.word == "worse":
         gain = f"{abs(difference.mean):.3f} {along.format('higher')}"
         if len(ranked) == 1:
@@ -57,6 +61,13 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
     )
 
 
+def _reads(arm: ArmReport) -> bool:
+    """Whether the loss rises when sources are shuffled; not known counts as yes."""
+    gap = arm.mean.get("gap")
+    return gap is None or gap >= _READS
+
+
+_READS = 0.02  # nats a token
 _RANK = {"better": 0, "cannot tell": 1, "worse": 2}
 
 
@@ -155,7 +166,7 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
             f"{_list(one_donor)}: all seeds share one donor (one pretrain.seed); the interval does not cover how far "
             "another donor would have differed."
         )
-    unread = [arm for arm in arms if not arm.control and arm.seeds and (arm.mean.get("gap") or 1) < 0.02]
+    unread = [arm for arm in arms if not arm.control and arm.seeds and not _reads(arm)]
     if unread:
         said.append(
             f"{_list(unread)}: the loss hardly rises when sources are shuffled (gap below 0.02): the model barely "

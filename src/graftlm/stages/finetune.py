@@ -56,6 +56,7 @@ def run(context: StageContext) -> None:
         cost = fit(context, module, data, settings.finetune, track, label, callbacks=[graft], early_validation=True)
         transfer = json.loads(report.read_text(encoding="utf-8"))
         cost["graft_seconds"] = round(float(transfer["seconds"]), 3)
+        cost["graft_flops"] = transfer.get("flops", 0)
         track.summary({f"cost/{name}": value for name, value in cost.items()})
         if transfer.get("fidelity"):
             track.summary({f"fidelity/{name}": value for name, value in transfer["fidelity"]["after"].items()})
@@ -64,6 +65,9 @@ def run(context: StageContext) -> None:
             track.table("samples", names, [[sample[name] for name in names] for sample in module.samples])
     targets = sorted(set(corpus.target_langs("train")))
     set_generation(host, format, targets[0] if len(targets) == 1 else None)
+    sources = set(corpus.source_langs("train"))
+    if len(sources) == 1:
+        tokenizer.src_lang = next(iter(sources))  # a reader of the folder need not name it
     with torch.no_grad():
         host.eval().save_pretrained(context.work / "model")
     tokenizer.save_pretrained(context.work / "model")

@@ -145,7 +145,9 @@ class ShowProgress(Callback):
             self._task = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")
+        if self._task is not None:
+            self._task.__exit__(type(exception), exception, exception.__traceback__)
+            self._task = None
 
     def _count(self, trainer: pl.Trainer) -> None:
         self._advance(trainer.global_step - self._seen)
@@ -213,8 +215,7 @@ def fit(
         "steps": trainer.global_step,
         "examples": int(module.examples_seen),
         "tokens": int(module.tokens_seen),
-        # forward and backward: 6 operations a parameter and token (Kaplan 2020), embeddings left out
-        "flops": 6 * _body_parameters(module.model) * int(module.tokens_seen),
+        "flops": int(module.flops_spent),
         "parameters": parameters,
     }
 
@@ -259,12 +260,6 @@ def _device_error(settings: TrainerSettings, error: Exception) -> SettingsError:
 def write_cost(folder: Path, cost: Mapping[str, Any]) -> None:
     """`cost.json`: what the stage took."""
     write_json(folder / "cost.json", dict(cost))
-
-
-def _body_parameters(model: Any) -> int:
-    """Parameters that every token passes: all but the embedding tables (the output projection is one of them)."""
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
 
 
 @contextlib.contextmanager

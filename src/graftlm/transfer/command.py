@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ def run(
     from graftlm.models.build import check_vocabulary, load_model
 
     progress = progress or Silent()
+    out = out.expanduser().absolute()
+    if not strategy.steps:
+        raise TransferError.at("--strategy", strategy.name, "carries nothing", "name a strategy with steps")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TransferError.at("--out", out, "is there already", "name a folder that does not exist")
     texts = read_texts(text)
@@ -62,10 +66,11 @@ def run(
             host_pretrained=seq2seq != BUILT,
             progress=progress,
         )
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial: Path | None = None
     try:
-        partial.mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        partial.chmod(0o755)
         host.save_pretrained(partial)
         host_tokenizer.save_pretrained(partial)
         report.write(partial / "transfer.json")
@@ -75,7 +80,8 @@ def run(
     except OSError as error:
         raise TransferError.at("--out", out, f"cannot be written: {error.strerror}", "name another folder") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
     return report
 
 
@@ -105,7 +111,7 @@ def read_texts(path: Path) -> list[str]:
         DataError: it cannot be read, or holds fewer than two texts.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
         if path.suffix == ".jsonl":
             lines = [str(json.loads(line)["text"]) for line in lines if line.strip()]
     except OSError as error:

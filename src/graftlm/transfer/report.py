@@ -145,6 +145,7 @@ class TransferReport:
     fidelity: dict[str, Any] | None
     steps: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    flops: int = 0  # operations of the matrix products of the steps, as torch counts them
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

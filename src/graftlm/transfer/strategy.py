@@ -130,6 +130,7 @@ def apply_strategy(
         TransferError: if donor and host do not fit, or the encoder that was carried over does not work as the donor's.
     """
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     from graftlm.transfer.report import Ledger, StepRecord, TransferReport, describe, parameters_of
 
@@ -151,6 +152,7 @@ def apply_strategy(
     warnings: list[str] = []
     vocabulary = None
     fidelity = None
+    flops = 0
     with torch.random.fork_rng(devices=_devices(host)):
         if donor is not None:
             from graftlm.transfer.vocabulary import align
@@ -162,7 +164,9 @@ def apply_strategy(
             for index, (name, step) in enumerate(steps):
                 started = time.perf_counter()
                 graft.path, graft.step = f"transfer.steps[{index}]", name
-                step.apply(graft)
+                with FlopCounterMode(display=False) as counter:
+                    step.apply(graft)
+                flops += counter.get_total_flops()
                 records.append(StepRecord(name, time.perf_counter() - started, dict(parameters_of(step))))
             after = _measure(donor, host, vocabulary, held_out, progress, "after the graft") if steps else before
             fidelity = _joined(before, after)
@@ -187,6 +191,7 @@ def apply_strategy(
         fidelity=fidelity,
         steps=records,
         warnings=warnings,
+        flops=flops,
     )
     progress.say(report.summary())
     return report
