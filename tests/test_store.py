@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from graftlm.errors import StoreError
-from graftlm.store import MARKER, StageKey, Store, damage, read_marker
+from graftlm.store import MARKER, SCRATCH, StageKey, Store, damage, read_marker
 
 KEY = StageKey("corpus", 1, {"rows": 3}, {})
 
@@ -145,3 +145,34 @@ def test_a_killed_holder_is_taken_over(tmp_path: Path) -> None:
     second.communicate(timeout=60)
     assert second.returncode == 0
     assert Store(tmp_path / "store").holds(KEY)
+
+
+@pytest.mark.parametrize("point", ["while hashing", "before the rename"])
+def test_a_kill_while_publishing_loses_nothing(tmp_path: Path, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is published as it would have been, and the checkpoint outlives the hashing of a large model."""
+    store = Store(tmp_path)
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    def train(work: Path) -> None:
+        (work / SCRATCH).mkdir(exist_ok=True)
+        (work / SCRATCH / "last.ckpt").write_text("weights")
+        build(work)
+
+    with monkeypatch.context() as patched:
+        if point == "while hashing":
+            patched.setattr("graftlm.store.file_digest", killed)
+        else:
+            patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.obtain(KEY, train)
+    assert not store.holds(KEY)
+    assert list(tmp_path.rglob("last.ckpt"))
+    path, _ = store.obtain(KEY, build)
+    assert store.holds(KEY)
+    assert sorted(read_marker(path)["files"]) == ["rows.txt"]
+    store.verify(KEY)
+    (path / "rows.txt").write_text("TWO\none\n")
+    with pytest.raises(StoreError, match="another content"):
+        store.verify(KEY)

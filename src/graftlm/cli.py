@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import graftlm
-from graftlm.errors import GraftlmError, SettingsError
+from graftlm.errors import GraftlmError, Problem, SettingsError
 
 if TYPE_CHECKING:
     from graftlm.compose import Words
@@ -330,6 +330,8 @@ def _data(arguments: Sequence[str]) -> int:
 
     (job,) = compose_jobs(Words(tuple(options.overrides)))
     problems = check_source(job.settings.data, "data")
+    if options.rows < 0:
+        problems.append(Problem("--rows", options.rows, "must be at least 0"))
     if problems:
         raise SettingsError(problems)
     show(job.settings.data, options.rows, Console())

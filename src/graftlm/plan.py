@@ -97,12 +97,18 @@ def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]
         )
         stages.append(pretrain)
         inputs.append(pretrain)
+    transfer = outcome(settings.transfer)
+    if not settings.transfer.needs_donor:
+        # of a donor that is not used, only the sizes count that a host takes where its own are null
+        if donor is None:
+            donor_settings = {name: donor_settings[name] for name in ("d_model", "layers", "heads", "ffn")}
+        del transfer["fidelity_texts"]
     finetune = _key(
         "finetune",
         {
-            "donor": donor_settings,  # a host's size left null is the donor's
+            "donor": donor_settings,
             "host": host_settings,
-            "transfer": outcome(settings.transfer),
+            "transfer": transfer,
             "finetune": outcome(settings.finetune),
             "trainer": trainer,
         },

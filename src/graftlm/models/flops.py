@@ -1,8 +1,8 @@
 """Floating-point operations of a training step, counted by what each token really passes.
 
 A matrix of n weights costs 2n operations a token forward, 2n backward for its input and 2n for its weights. Source
-tokens pass the encoder and the cross-attention's keys and values, target tokens the rest of the decoder, labelled places
-the output projection. Attention scores and element-wise work are left out (a few per cent at these lengths).
+tokens pass the encoder and the cross-attention's keys and values, target tokens the rest of the decoder, labelled
+places the output projection. Attention scores and element-wise work are left out (a few per cent at these lengths).
 """
 
 from __future__ import annotations

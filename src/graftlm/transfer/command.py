@@ -37,11 +37,13 @@ def run(
     """
     import torch
     from transformers import XLMRobertaForMaskedLM
+    from transformers.utils.logging import disable_progress_bar
 
     from graftlm.data.tokenizers import encode, load_tokenizer
     from graftlm.models.build import check_vocabulary, load_model
 
     progress = progress or Silent()
+    disable_progress_bar()
     out = out.expanduser().absolute()
     if not strategy.steps:
         raise TransferError.at("--strategy", strategy.name, "carries nothing", "name a strategy with steps")
