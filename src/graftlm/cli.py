@@ -36,8 +36,9 @@ _SHOW = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code: 0 done, 1 a job failed, 2 a mistake, 130 interrupted."""
-    # threads that wait actively make a busy machine several times slower; on an idle one this costs little
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's threads wait actively for each other: unbounded, a second busy process makes that many times slower
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if not words or words[0] in ("-h", "--help"):
