@@ -154,7 +154,15 @@ def test_light_commands_load_no_torch(swept: tuple[Path, subprocess.CompletedPro
         "heavy = [name for name in ('torch', 'transformers', 'datasets', 'wandb', 'pandas') if name in sys.modules];"
         "sys.exit(f'loaded {heavy}' if heavy else code)"
     )
-    for words in (["--help"], ["run", "--help"], ["plan", *SWEEP[1:]], ["run", "experiment=smoke", "--cfg", "job"]):
+    (folder / "rows.jsonl").write_text('{"text": "a", "summary": "b"}\n')
+    files = ["plan", "experiment=smoke", "data=files", "data.train=[rows.jsonl]", "data.source_lang=en"]
+    for words in (
+        files,
+        ["--help"],
+        ["run", "--help"],
+        ["plan", *SWEEP[1:]],
+        ["run", "experiment=smoke", "--cfg", "job"],
+    ):
         result = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, (words, result.stderr)
         assert result.stdout

@@ -121,7 +121,7 @@ def _run(arguments: Sequence[str]) -> int:
     from graftlm.plan import check_inputs
 
     jobs = compose_jobs(words)
-    check_inputs(jobs, devices=True)
+    check_inputs(jobs, to_run=True)
     overrides = ["--multirun", *sweep_overrides(words)] if words.multirun else words.overrides
     return _hydra([*flags, *overrides], len(jobs), shown=arguments)
 
@@ -237,7 +237,7 @@ def _plan(arguments: Sequence[str]) -> int:
     from graftlm.plan import VERSIONS, check_inputs, plan
 
     jobs = compose_jobs(_words(arguments))
-    check_inputs(jobs)
+    check_inputs(jobs, to_run=False)
     planned = plan(jobs)
     width = max([3, *(len(" ".join(job.overrides)) for job in jobs)])
     names = list(VERSIONS)

@@ -148,10 +148,10 @@ def plan(jobs: Sequence[Job]) -> list[list[PlannedStage]]:
     return planned
 
 
-def check_inputs(jobs: Sequence[Job], devices: bool = False) -> None:
+def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
     """What the schema cannot see: whether files, columns, checkpoints and shapes are there and fit together.
 
-    With `devices`, whether an accelerator that is asked for by name is there too (which loads torch).
+    `to_run`: look at the first rows of files too, and whether the accelerator that is named is there (both load torch).
 
     Raises:
         SettingsError: with every mistake found, each once.
@@ -167,10 +167,10 @@ def check_inputs(jobs: Sequence[Job], devices: bool = False) -> None:
     for job in jobs:
         settings = job.settings
         if once("data" + json.dumps(outcome(settings.data), sort_keys=True)):
-            problems += check_source(settings.data, "data")
+            problems += check_source(settings.data, "data", rows=to_run)
         if once("pair" + json.dumps([outcome(settings.model), outcome(settings.transfer)], sort_keys=True)):
             problems += _check_pair(settings)
-        if devices and once("device" + settings.trainer.accelerator):
+        if to_run and once("device" + settings.trainer.accelerator):
             problems += _check_device(settings.trainer.accelerator)
         if once("store" + settings.store.dir):
             problems += _check_folder("store.dir", settings.store.dir)

@@ -1,6 +1,6 @@
 """Sources of text. Each kind of settings has its module, imported when it is used.
 
-A kind's module gives `open(settings, path) -> Source` and `check(settings, path) -> list[Problem]`.
+A kind's module gives `open_source(settings, path) -> Source` and `check(settings, path, rows) -> list[Problem]`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ def open_source(settings: DataSettings, path: str = "data") -> Source:
     return source
 
 
-def check_source(settings: DataSettings, path: str = "data") -> list[Problem]:
-    """What is wrong with a source, as far as its files, names and first rows show; cheap."""
-    problems: list[Problem] = _module(settings).check(settings, path)
+def check_source(settings: DataSettings, path: str = "data", rows: bool = True) -> list[Problem]:
+    """What is wrong with a source, as far as its files, names and (with `rows`) first rows show; cheap.
+
+    Looking at rows loads the `datasets` library, and torch with it.
+    """
+    problems: list[Problem] = _module(settings).check(settings, path, rows)
     return problems
 
 

@@ -34,7 +34,7 @@ def open_source(settings: CataloguesData, path: str) -> CatalogueSource:
     return CatalogueSource(settings, path)
 
 
-def check(settings: CataloguesData, path: str) -> list[Problem]:
+def check(settings: CataloguesData, path: str, rows: bool = True) -> list[Problem]:
     """A missing babel, packages that are not installed, no catalogue at all."""
     if importlib.util.find_spec("babel") is None:
         return [Problem(path, settings.name, "reading catalogues needs babel, which is not installed", REMEDY)]

@@ -71,7 +71,7 @@ def open_source(settings: DocstringsData, path: str) -> DocstringSource:
     return DocstringSource(settings, path)
 
 
-def check(settings: DocstringsData, path: str) -> list[Problem]:
+def check(settings: DocstringsData, path: str, rows: bool = True) -> list[Problem]:
     """Named packages that are not installed; an empty choice."""
     missing = [
         Problem(f"{path}.packages", name, "is not installed here", f"pip install {name}, or leave it out")

@@ -22,11 +22,11 @@ def open_source(settings: FilesData, path: str) -> FilesSource:
     return FilesSource(settings, path)
 
 
-def check(settings: FilesData, path: str) -> list[Problem]:
+def check(settings: FilesData, path: str, rows: bool = True) -> list[Problem]:
     """Files that are missing, empty or of no known format; columns and languages of the first rows."""
     patterns = {name: getattr(settings, name) or [] for name in ("train", "validation", "test", "text")}
     problems = [problem for name, some in patterns.items() for problem in file_problems(some, f"{path}.{name}")]
-    if problems:
+    if problems or not rows:
         return problems
     reader = _reader(settings, path)
     has_pairs = False
@@ -40,8 +40,8 @@ def check(settings: FilesData, path: str) -> list[Problem]:
                 )
                 continue
             try:
-                with contextlib.closing(rows_of(file, f"{path}.{name}")) as rows:
-                    first = list(itertools.islice(rows, FIRST_ROWS))
+                with contextlib.closing(rows_of(file, f"{path}.{name}")) as read:
+                    first = list(itertools.islice(read, FIRST_ROWS))
                 if plain:
                     reader.line("-", str(file), 1, None)
                 else:

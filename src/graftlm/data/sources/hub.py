@@ -27,17 +27,19 @@ def open_source(settings: HubData, path: str) -> HubSource:
     return HubSource(settings, path)
 
 
-def check(settings: HubData, path: str) -> list[Problem]:
+def check(settings: HubData, path: str, rows: bool = True) -> list[Problem]:
     """A folder: its splits, and columns and languages of the first rows. A name: that it is cached or reachable."""
     source = HubSource(settings, path)
     if source.folder is None:
         return _name_problems(settings, path)
+    if not rows:
+        return []
     try:
         reader = source.reader()
         problems: list[Problem] = []
         for name, _, split in source.splits():
-            with contextlib.closing(source.rows(name)) as rows:
-                first = list(itertools.islice(rows, FIRST_ROWS))
+            with contextlib.closing(source.rows(name)) as read:
+                first = list(itertools.islice(read, FIRST_ROWS))
             problems += reader.problems(first, f"{settings.dataset} ({split or 'train'})")
         return list({str(problem): problem for problem in problems}.values())
     except DataError as error:

@@ -20,12 +20,12 @@ def open_source(settings: MixtureData, path: str) -> MixtureSource:
     return MixtureSource(settings, path)
 
 
-def check(settings: MixtureData, path: str) -> list[Problem]:
+def check(settings: MixtureData, path: str, rows: bool = True) -> list[Problem]:
     """The problems of every part, under its own path."""
     from graftlm.data.sources import check_source
 
     parts = settings.parts()
-    return [problem for name, part in parts.items() for problem in check_source(part, f"{path}.sources.{name}")]
+    return [problem for name, part in parts.items() for problem in check_source(part, f"{path}.sources.{name}", rows)]
 
 
 @dataclass
