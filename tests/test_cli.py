@@ -109,6 +109,23 @@ def test_arms_start_from_the_same_host_and_see_the_same_data(
     assert len(seen) == 1
 
 
+def test_strategies_that_write_nothing_start_from_the_same_weights(tmp_path: Path) -> None:
+    """And one seed apart, from others."""
+    words = ("transfer=none", "transfer.encoder_lr=1.0,0.5", "finetune.seed=1,2", "logger=none")
+    assert graftlm(tmp_path, "run", "-m", "experiment=smoke", *words).returncode == 0
+    first: dict[int, set[float]] = {1: set(), 2: set()}
+    last: dict[int, set[float]] = {1: set(), 2: set()}
+    for path in tmp_path.glob("multirun/2*/*/job.json"):
+        record = json.loads(path.read_text())
+        finetune = next(path.parent / stage["path"] for stage in record["stages"] if stage["stage"] == "finetune")
+        losses = [line["val/loss"] for line in read_metrics(finetune / "metrics.jsonl") if "val/loss" in line]
+        first[record["seeds"]["finetune"]].add(losses[0])
+        last[record["seeds"]["finetune"]].add(losses[-1])
+    assert [len(first[seed]) for seed in (1, 2)] == [1, 1]
+    assert first[1] != first[2]
+    assert [len(last[seed]) for seed in (1, 2)] == [2, 2], "the rates are at work"
+
+
 def test_a_model_is_a_plain_hugging_face_folder(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -250,7 +267,7 @@ def test_a_failed_job_fails_the_sweep_but_not_the_others(
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     result = graftlm(
         tmp_path, "run", "-m", "experiment=smoke", "model.vocab_size=null", f"model.donor.checkpoint={broken}",
-        "pretrain.max_steps=0", "transfer=embeddings,none",
+        "pretrain.max_steps=0", "transfer=embeddings,none", "logger=wandb",
     )  # fmt: skip
     assert result.returncode == 1
     assert "not finite" in result.stderr
@@ -258,6 +275,13 @@ def test_a_failed_job_fails_the_sweep_but_not_the_others(
     assert [record["status"] for record in jobs(tmp_path)] == ["failed", "done"]
     (page,) = tmp_path.glob("multirun/*/report.json")
     assert len(json.loads(page.read_text())["failed"]) == 1
+    runs = [read_wandb(path) for path in tmp_path.glob("multirun/wandb/offline-run-*/run-*.wandb")]
+    assert sorted((run["job_type"], run["exit_code"]) for run in runs) == [
+        ("evaluate", 0),
+        ("finetune", 0),
+        ("finetune", 1),
+        ("pretrain", 0),
+    ]
 
 
 def test_a_mistake_of_ours_is_told_in_a_line_and_fails_one_job(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ class HostFormat:
     pad_id: int
     bos_id: int
     eos_id: int
-    unk_id: int
     mask_id: int
     languages: Mapping[str, int] = field(hash=False)
 
@@ -39,7 +38,6 @@ class HostFormat:
             pad_id=tokenizer.pad_token_id,
             bos_id=tokenizer.convert_tokens_to_ids("<s>"),  # MBart50Tokenizer has no bos_token
             eos_id=tokenizer.eos_token_id,
-            unk_id=tokenizer.unk_token_id,
             mask_id=tokenizer.mask_token_id,
             languages={code: id_ for code, id_ in ids.items() if id_ is not None and id_ != tokenizer.unk_token_id},
         )

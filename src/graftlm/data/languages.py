@@ -25,7 +25,6 @@ _BY_LANGUAGE = {code.split("_")[0]: code for code in MBART50}
 
 # Scripts written without spaces: word-based measures such as ROUGE make no sense for them.
 UNSPACED = frozenset({"zh", "ja", "th", "km", "my"})
-RIGHT_TO_LEFT = frozenset({"ar", "fa", "he", "ps", "ur"})
 
 
 def to_code(name: str) -> str | None:

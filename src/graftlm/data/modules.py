@@ -7,6 +7,7 @@ devices: give the Trainer `use_distributed_sampler=False`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,7 @@ class Windows:
         return len(self.text)
 
 
-class _Numbered(pl.LightningDataModule):  # type: ignore[misc]
+class _Numbered(pl.LightningDataModule, ABC):  # type: ignore[misc]
     """What both modules share: loaders over numbered micro-batches."""
 
     steps: int  # optimiser steps of the whole training
@@ -106,11 +107,13 @@ class _Numbered(pl.LightningDataModule):  # type: ignore[misc]
         self.settings = settings
         self.world = 1
 
+    @abstractmethod
     def train_batch(self, number: int) -> Batch:
-        raise NotImplementedError
+        """Micro-batch `number` of the training."""
 
+    @abstractmethod
     def val_batch(self, number: int) -> Batch:
-        raise NotImplementedError
+        """Validation batch `number`."""
 
     def train_dataloader(self) -> DataLoader[Batch]:
         rank, self.world = self._place()

@@ -9,8 +9,9 @@ is no more than a third of it (so that several groups make a split), else into t
 half of its share then takes the group of train that brings it nearest to its share and leaves train the larger part.
 So train keeps the bulk, and large groups stay whole.
 
-Repeats are compared with whitespace and case folded. A text of a test row (source or target) is dropped from
-validation and train, a text of a validation row from train; inside a split one copy is kept.
+Repeats are compared with whitespace and case folded. A row whose source, or a text that, is the source or target of a
+test row is dropped from validation and train, and likewise for validation rows from train; inside a split one copy is
+kept. A target alone may stand in two splits: short summaries of different texts do repeat.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from typing import Any
 
@@ -16,7 +17,7 @@ from graftlm.schema import OptimSettings
 _STREAMS = 1_000_003  # keeps the seeds of two runs apart for as many micro-batches
 
 
-class StageModule(pl.LightningModule):  # type: ignore[misc]
+class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
     """A model under training.
 
     Attributes:
@@ -37,9 +38,9 @@ class StageModule(pl.LightningModule):  # type: ignore[misc]
 
     # --- training
 
+    @abstractmethod
     def parts(self) -> list[Part]:
         """Parameter groups; decided at the first call, when the graft is done."""
-        raise NotImplementedError
 
     def configure_optimizers(self) -> dict[str, Any]:
         if self._parts is None:
@@ -63,9 +64,9 @@ class StageModule(pl.LightningModule):  # type: ignore[misc]
         torch.manual_seed((self.settings.seed * _STREAMS + int(batch["number"])) % 2**63)
         freeze(self._parts or (), self.global_step)
 
+    @abstractmethod
     def step_flops(self, batch: dict[str, Any]) -> int:
         """Floating-point operations of a training step on this batch."""
-        raise NotImplementedError
 
     def finish_step(self, loss: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
         """Checks, counts and logs a training loss, and hands it on.

@@ -1,7 +1,7 @@
 """The optimiser: groups of parameters by part of the model, their own rates, and what is frozen until when.
 
 The graft survives only where fine-tuning lets it: at the decoder's rate a grafted encoder is destroyed within the
-first steps (docs: transfer methods). So each part has a factor on the rate and a step from which it is trained.
+first steps (docs/transfer.md). So each part has a factor on the rate and a step from which it is trained.
 """
 
 from __future__ import annotations

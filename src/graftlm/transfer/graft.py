@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(ABC):
     """A step: its fields are its parameters, read from the strategy's YAML.
 
     A module of `graftlm.transfer.steps` defines a frozen dataclass that derives from this one and names it `STEP`.
@@ -40,13 +41,13 @@ class Step:
         """What in the two configurations (plain values) keeps this step from working."""
         yield from ()
 
+    @abstractmethod
     def apply(self, graft: Graft) -> None:
         """Write into the host.
 
         Raises:
             TransferError: if donor and host do not fit.
         """
-        raise NotImplementedError
 
 
 @dataclass
