@@ -81,6 +81,7 @@ def main() -> None:
     from graftlm.transfer.steps.encoder import Encoder
     from graftlm.transfer.steps.naive import Naive
     from graftlm.transfer.vocabulary import align
+    from graftlm.transfer.weights import ModelWeights
 
     donor = XLMRobertaForMaskedLM.from_pretrained(args.encoder)
     donor_tokenizer = AutoTokenizer.from_pretrained(args.encoder)
@@ -104,7 +105,8 @@ def main() -> None:
         if args.only and not any(name.startswith(only) for only in args.only):
             return
         host.load_state_dict(start)
-        graft = Graft(donor, host, vocabulary, calibration, Ledger(donor, host, False))
+        ledger = Ledger(ModelWeights(donor), ModelWeights(host), False)
+        graft = Graft.of_models(donor, host, vocabulary, ledger, calibration=calibration)
         begun = time.perf_counter()
         for step in steps:
             step(graft)

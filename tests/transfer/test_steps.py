@@ -12,8 +12,8 @@ from graftlm.data.tokenizers import build_host_tokenizer
 from graftlm.errors import TransferError
 from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
+from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.fidelity import framed
-from graftlm.transfer.strategy import apply_strategy
 from graftlm.transfer.vocabulary import align
 
 

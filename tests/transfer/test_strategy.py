@@ -13,7 +13,8 @@ import torch
 from graftlm.errors import TransferError
 from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
-from graftlm.transfer.strategy import apply_strategy, check_compatible, check_steps, step_names
+from graftlm.transfer.apply import apply_strategy
+from graftlm.transfer.strategy import check_compatible, check_steps, step_names
 
 EMBEDDINGS: dict[str, Any] = {"step": "embeddings"}
 ENCODER: dict[str, Any] = {"step": "encoder", "tokens": 2000}

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from typing import Any
 
 DONOR_WORDS = "roberta.embeddings.word_embeddings.weight"
 DONOR_POSITIONS = "roberta.embeddings.position_embeddings.weight"
@@ -32,6 +29,7 @@ HOST_BIAS = "final_logits_bias"
 HOST_LAST_NORM = "model.encoder.layer_norm"
 # both models look the position of the first token up in row 2 (XLM-R: padding_idx + 1, mBART: its offset)
 FIRST_POSITION = 2
+HOST_EPS = 1e-5  # of all LayerNorms of mBART and BART: torch's default, no configuration names another
 
 
 @dataclass(frozen=True)
@@ -131,21 +129,3 @@ class Shape:
             ffn=int(config["encoder_ffn_dim"]),
             activation=str(config.get("activation_function", "gelu")),
         )
-
-
-def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor that is saved, once, by its first name: parameters, then persistent buffers."""
-    found: dict[str, Tensor] = dict(model.named_parameters())
-    saved = model.state_dict(keep_vars=True)
-    seen = {id(tensor) for tensor in found.values()}
-    for name, tensor in saved.items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            found[name] = tensor
-    return found
-
-
-def aliases(model: nn.Module) -> dict[str, str]:
-    """Each name in `state_dict()` to the name under which `tensors` lists it (tied tensors have several)."""
-    first = {id(tensor): name for name, tensor in tensors(model).items()}
-    return {name: first[id(tensor)] for name, tensor in model.state_dict(keep_vars=True).items()}

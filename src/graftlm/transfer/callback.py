@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 
 from graftlm.console import Progress, Silent
 from graftlm.schema import TransferSettings
-from graftlm.transfer.strategy import apply_strategy
+from graftlm.transfer.apply import apply_strategy
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Texts

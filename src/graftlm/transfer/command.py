@@ -11,8 +11,8 @@ from typing import Any
 from graftlm.console import Progress, Silent
 from graftlm.errors import DataError, TransferError
 from graftlm.schema import TransferSettings
+from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.report import TransferReport
-from graftlm.transfer.strategy import apply_strategy
 
 BUILT = "config"
 

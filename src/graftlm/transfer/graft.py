@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from graftlm.console import Progress, Silent
 from graftlm.errors import Problem, TransferError
+from graftlm.transfer.weights import ModelWeights, Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,19 +29,43 @@ class Step(ABC):
     """A step: its fields are its parameters, read from the strategy's YAML.
 
     A module of `graftlm.transfer.steps` defines a frozen dataclass that derives from this one and names it `STEP`.
-    `reference`: where the method comes from. `writes`: patterns (`fnmatch`) of the host tensors that it may write.
-    `after`: steps that must stand before it. `encodes`: it claims that the host's encoder then works like the donor's,
-    which is measured.
+
+    Class attributes:
+        reference: where the method comes from.
+        after: steps that must stand before it, where the strategy has them (`needs`: must have them).
+        needs: steps that the strategy must have before it.
+        encodes: it claims that the host's encoder then works like the donor's, which is measured.
+        needs_models: it runs the models, so their tensors are not enough (a step without can work from files).
+        needs_text: it reads calibration text.
+        needs_base: it reads the donor as it was before the pretrain stage.
     """
 
     reference: ClassVar[str] = ""
-    writes: ClassVar[tuple[str, ...]] = ()
     after: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
     encodes: ClassVar[bool] = False
+    needs_models: ClassVar[bool] = False
+    needs_text: ClassVar[bool] = False
+    needs_base: ClassVar[bool] = False
+
+    def writes(self) -> tuple[str, ...]:
+        """Patterns (`fnmatch`) of the host tensors that it may write, with these parameters; no other step may."""
+        return ()
+
+    def refines(self) -> tuple[str, ...]:
+        """Patterns of the host tensors that it may change, whoever wrote them before it."""
+        return ()
+
+    def originals(self) -> tuple[str, ...]:
+        """Patterns of the host tensors whose values before the strategy it reads (`Graft.original`)."""
+        return ()
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         """What in the two configurations (plain values) keeps this step from working."""
         yield from ()
+
+    def prepare(self, graft: Graft) -> None:  # noqa: B027 - most steps have nothing to prepare
+        """Look at the host before any step of the strategy has written."""
 
     @abstractmethod
     def apply(self, graft: Graft) -> None:
@@ -54,33 +80,83 @@ class Step(ABC):
 class Graft:
     """A donor, a host and what a step needs to carry one into the other.
 
-    `calibration`: texts as donor ids without special tokens. `path`, `step`: config path and name of the current step.
+    Attributes:
+        donor_config, host_config: the configurations of both (transformers).
+        donor_weights, host_weights: their tensors.
+        vocabulary: which row belongs to which.
+        ledger: who wrote what.
+        calibration: texts as donor ids without special tokens.
+        languages: the mBART code of each calibration text, or "" where it is not known; empty: none is known.
+        pairs: (source, target) as donor ids without special tokens.
+        base_weights: the donor before the pretrain stage, for steps with `needs_base`.
+        adapter: what the pretrain stage learned beside a frozen donor (a folder of peft), or None.
+        path, step: config path and name of the current step.
     """
 
-    donor: XLMRobertaForMaskedLM
-    host: MBartForConditionalGeneration
+    donor_config: Any
+    host_config: Any
+    donor_weights: Weights
+    host_weights: Weights
     vocabulary: Vocabulary
-    calibration: Texts
     ledger: Ledger
+    calibration: Texts = ()
+    languages: Sequence[str] = ()
+    pairs: Sequence[tuple[Any, Any]] = ()
+    donor_model: XLMRobertaForMaskedLM | None = None
+    host_model: MBartForConditionalGeneration | None = None
+    base_weights: Weights | None = None
+    adapter: Any = None
     progress: Progress = field(default_factory=Silent)
     path: str = "transfer"
     step: str = ""
-    donor_tensors: dict[str, Tensor] = field(default_factory=dict)
-    host_tensors: dict[str, Tensor] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+    _originals: dict[str, Tensor] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.donor_tensors = dict(self.donor.state_dict(keep_vars=True))
-        self.host_tensors = dict(self.host.state_dict(keep_vars=True))
+    @classmethod
+    def of_models(cls, donor: Any, host: Any, vocabulary: Vocabulary, ledger: Ledger, **others: Any) -> Graft:
+        """Between two models in memory."""
+        return cls(
+            donor.config,
+            host.config,
+            ModelWeights(donor),
+            ModelWeights(host),
+            vocabulary,
+            ledger,
+            donor_model=donor,
+            host_model=host,
+            **others,
+        )
 
-    def source(self, name: str) -> Tensor:
-        """A tensor of the donor in float32, marked as used.
+    @property
+    def donor(self) -> XLMRobertaForMaskedLM:
+        """The donor as a model, for steps with `needs_models`."""
+        if self.donor_model is None:
+            raise RuntimeError(f"{self.step} needs models and does not say so")
+        return self.donor_model
+
+    @property
+    def host(self) -> MBartForConditionalGeneration:
+        """The host as a model, for steps with `needs_models`."""
+        if self.host_model is None:
+            raise RuntimeError(f"{self.step} needs models and does not say so")
+        return self.host_model
+
+    @property
+    def base(self) -> Weights:
+        """The donor before the pretrain stage, for steps with `needs_base`."""
+        if self.base_weights is None:
+            raise RuntimeError(f"{self.step} needs the base donor and does not say so")
+        return self.base_weights
+
+    def source(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """A tensor of the donor, or some of its rows, in float32, marked as used.
 
         Raises:
             TransferError: if it holds values that are not finite.
         """
         import torch
 
-        tensor: Tensor = self.donor_tensors[name].detach().float()
+        tensor = self.donor_weights.read(name, start, stop)
         if not bool(torch.isfinite(tensor).all()):
             raise TransferError.at(
                 self.path,
@@ -93,8 +169,12 @@ class Graft:
 
     def current(self, name: str) -> Tensor:
         """A tensor of the host as it stands, in float32, as a copy."""
-        tensor: Tensor = self.host_tensors[name].detach().float().clone()
-        return tensor
+        return self.host_weights.read(name).clone()
+
+    def original(self, name: str) -> Tensor:
+        """A tensor of the host as it was before the strategy; `Step.originals` must name it."""
+        first = self.host_weights.aliases[name]
+        return self._originals[first] if first in self._originals else self.current(name)
 
     def is_random(self, name: str) -> bool:
         """Whether a tensor of the host still is what its initialisation gave."""
@@ -106,14 +186,31 @@ class Graft:
         Raises:
             TransferError: if the shapes differ, the value is not finite, or another step wrote the tensor.
         """
+        self._check(name, value)
+        self.ledger.write(name, status, source, self.step, note)
+        self._put(name, value)
+
+    def refine(self, name: str, value: Tensor, status: str, note: str = "", source: str | None = None) -> None:
+        """Change a host tensor that another step may have written before, and add that to its account.
+
+        `source` is what it came from already unless given.
+
+        Raises:
+            TransferError: as `write`, but for the other writer.
+        """
+        self._check(name, value)
+        self.ledger.refine(name, status, source, self.step, note)
+        self._put(name, value)
+
+    def _check(self, name: str, value: Tensor) -> None:
         import torch
 
-        target = self.host_tensors[name]
-        if tuple(value.shape) != tuple(target.shape):
+        shape = self.host_weights.shape(name)
+        if tuple(value.shape) != shape:
             raise TransferError.at(
                 self.path,
                 name,
-                f"has shape {tuple(target.shape)} in the host, {tuple(value.shape)} in the graft",
+                f"has shape {shape} in the host, {tuple(value.shape)} in the graft",
                 "give the host the donor's shape (sizes of model.host left null), or another strategy",
             )
         if not bool(torch.isfinite(value).all()):
@@ -123,6 +220,9 @@ class Graft:
                 "would hold values that are not finite",
                 "check the donor's weights, or raise the ridge",
             )
-        self.ledger.write(name, status, source, self.step, note)
-        with torch.no_grad():
-            target.copy_(value.to(target.dtype))
+
+    def _put(self, name: str, value: Tensor) -> None:
+        first = self.host_weights.aliases[name]
+        if first not in self._originals and any(fnmatchcase(name, pattern) for pattern in self.keep):
+            self._originals[first] = self.current(name)
+        self.host_weights.write(name, value)

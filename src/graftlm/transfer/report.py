@@ -9,21 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graftlm.errors import TransferError
-from graftlm.transfer.anatomy import DONOR_HEAD, aliases, tensors
+from graftlm.transfer.anatomy import DONOR_HEAD
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from graftlm.transfer.weights import Weights
+
 VERSION = 1
-STATUSES = ("copied", "mapped", "calibrated", "kept", "initialised")
-Status = Literal["copied", "mapped", "calibrated", "kept", "initialised"]
+STATUSES = ("copied", "mapped", "calibrated", "trained", "kept", "initialised")
+Status = Literal["copied", "mapped", "calibrated", "trained", "kept", "initialised"]
 
 
 @dataclass
 class HostTensor:
-    """One tensor of the host. `copied`: value for value; `mapped`: rows rearranged or rescaled in closed form;
+    """One tensor of the host and what became of it.
 
-    `calibrated`: fitted on text; `kept`: of the host's checkpoint; `initialised`: at random, by the host's own rule.
+    `copied`: value for value; `mapped`: rearranged, rescaled or mixed in closed form; `calibrated`: fitted on text;
+    `trained`: changed by gradient during the graft; `kept`: of the host's checkpoint; `initialised`: at random, by the
+    host's own rule.
     """
 
     name: str
@@ -47,14 +51,12 @@ class DonorTensor:
 class Ledger:
     """Who wrote what. Tied tensors count once, under their first name."""
 
-    def __init__(self, donor: nn.Module | None, host: nn.Module, host_pretrained: bool):
+    def __init__(self, donor: Weights | None, host: Weights, host_pretrained: bool):
         untouched = "kept" if host_pretrained else "initialised"
-        self._host_names = aliases(host)
-        self._donor_names = aliases(donor) if donor is not None else {}
-        self.host = {name: HostTensor(name, list(tensor.shape), untouched) for name, tensor in tensors(host).items()}
-        self.donor = {
-            name: DonorTensor(name, list(tensor.shape)) for name, tensor in (tensors(donor) if donor else {}).items()
-        }
+        self._host_names = host.aliases
+        self._donor_names = donor.aliases if donor is not None else {}
+        self.host = {name: HostTensor(name, list(shape), untouched) for name, shape in host.shapes.items()}
+        self.donor = {name: DonorTensor(name, list(shape)) for name, shape in (donor.shapes if donor else {}).items()}
         self.writer: dict[str, str] = {}
 
     def host_name(self, name: str) -> str:
@@ -81,6 +83,15 @@ class Ledger:
         self.writer[name] = step
         entry = self.host[name]
         entry.status, entry.source, entry.step, entry.note = status, source, step, note
+
+    def refine(self, name: str, status: str, source: str | None, step: str, note: str = "") -> None:
+        """Note that a step changed a host tensor further; its source stays unless a new one is given."""
+        if status not in STATUSES:
+            raise ValueError(f"no such status: {status}")
+        entry = self.host[self._host_names[name]]
+        entry.status, entry.source = status, source or entry.source
+        entry.step = f"{entry.step} + {step}" if entry.step and not entry.step.endswith(step) else entry.step or step
+        entry.note = "; ".join(part for part in (entry.note, note) if part)
 
     def explain(self, steps: bool) -> None:
         """Say of each unused donor tensor why."""
@@ -127,6 +138,8 @@ class StepRecord:
     step: str
     seconds: float
     parameters: dict[str, Any]
+    reference: str = ""
+    flops: int = 0  # of its matrix products, as torch counts them
 
 
 @dataclass

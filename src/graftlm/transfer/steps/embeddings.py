@@ -15,6 +15,7 @@ from graftlm.transfer.graft import Graft, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+_ROWS = 8192  # of the donor's word embeddings that are read at once
 _OUTPUT_TEXTS, _OUTPUT_LENGTH = 32, 64  # texts and tokens of each on which the spread of the logits is measured
 
 
@@ -49,15 +50,19 @@ class Embeddings(Step):
     min_shared: float = setting(0.5, at_least=0, at_most=1)
 
     reference: ClassVar[str] = "Rothe et al. 2020 (arXiv:1907.12461) for the copy; the scale is worked out here"
-    writes: ClassVar[tuple[str, ...]] = (
-        *anatomy.HOST_WORDS,
-        anatomy.HOST_BIAS,
-        "model.encoder.embed_positions.weight",
-        "model.encoder.layernorm_embedding.*",
-        "model.decoder.embed_positions.weight",
-        "model.decoder.layernorm_embedding.*",
-        anatomy.HOST_OUTPUT_NORM,
-    )
+
+    def writes(self) -> tuple[str, ...]:
+        decoder = ("model.decoder.embed_positions.weight", "model.decoder.layernorm_embedding.*")
+        return (
+            *anatomy.HOST_WORDS,
+            "model.encoder.embed_positions.weight",
+            "model.encoder.layernorm_embedding.*",
+            *(decoder if self.decoder else ()),
+            *((anatomy.HOST_BIAS,) if self.logits_bias else ()),
+        )
+
+    def refines(self) -> tuple[str, ...]:
+        return (anatomy.HOST_OUTPUT_NORM,) if self.output == "unit" else ()
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         if donor["hidden_size"] != host["d_model"]:
@@ -69,7 +74,7 @@ class Embeddings(Step):
             )
 
     def apply(self, graft: Graft) -> None:
-        config = graft.host.config
+        config = graft.host_config
         scale = float(config.d_model) ** 0.5 if config.scale_embedding else 1.0
         self._words(graft)
         place = anatomy.FIRST_POSITION
@@ -88,14 +93,14 @@ class Embeddings(Step):
             graft.write(name, positions, "mapped", f"{anatomy.DONOR_POSITIONS} + {anatomy.DONOR_TYPES}[0]", note)
             ours, theirs = anatomy.host_embedding_norm(side), anatomy.DONOR_EMBEDDING_NORM
             (weight, bias), (of_weight, of_bias) = anatomy.pair(ours), anatomy.pair(theirs)
-            factor = self._factor(graft, scale, float(graft.host.get_submodule(ours).eps))
+            factor = self._factor(graft, scale)
             if factor == 1:
                 graft.write(weight, graft.source(of_weight), "copied", of_weight)
             else:
                 note = f"x {factor:.6f}: the epsilons differ, on average over the tokens"
                 graft.write(weight, factor * graft.source(of_weight), "mapped", of_weight, note)
             graft.write(bias, graft.source(of_bias), "copied", of_bias)
-        if self.logits_bias and anatomy.DONOR_BIAS in graft.donor_tensors:
+        if self.logits_bias and anatomy.DONOR_BIAS in graft.donor_weights:
             self._logits_bias(graft)
         if self.output == "unit" and graft.is_random(anatomy.HOST_OUTPUT_NORM) and len(graft.calibration):
             self._output(graft)
@@ -114,7 +119,7 @@ class Embeddings(Step):
         gain = min(1.0, 1 / float(torch.cat(spreads).mean()))
         weight = gain * graft.current(anatomy.HOST_OUTPUT_NORM)
         note = f"x {gain:.4f}: logits of unit variance"
-        graft.write(anatomy.HOST_OUTPUT_NORM, weight, "calibrated", anatomy.DONOR_WORDS, note)
+        graft.refine(anatomy.HOST_OUTPUT_NORM, weight, "calibrated", note, anatomy.DONOR_WORDS)
 
     def _logits_bias(self, graft: Graft) -> None:
         """Write `final_logits_bias`, a row by token string; a token that the donor lacks gets the mean."""
@@ -125,22 +130,25 @@ class Embeddings(Step):
         ours[0, known] = theirs[donor_of[known]].to(ours)
         graft.write(anatomy.HOST_BIAS, ours, "mapped", anatomy.DONOR_BIAS, "by token string; the mean elsewhere")
 
-    def _factor(self, graft: Graft, scale: float, eps: float) -> float:
+    def _factor(self, graft: Graft, scale: float) -> float:
         """What makes up, on average, for the epsilon of the host's LayerNorm being another in the donor's scale."""
-        ours, theirs = eps / scale**2, float(graft.donor.config.layer_norm_eps)
+        import torch
+
+        ours, theirs = anatomy.HOST_EPS / scale**2, float(graft.donor_config.layer_norm_eps)
         if ours == theirs:
             return 1.0
-        words = graft.source(anatomy.DONOR_WORDS)
+        total = graft.donor_weights.shape(anatomy.DONOR_WORDS)[0]
         table = graft.source(anatomy.DONOR_POSITIONS)[anatomy.FIRST_POSITION :] + graft.source(anatomy.DONOR_TYPES)[0]
-        rows = words[:: max(len(words) // 4096, 1)]
+        blocks = [
+            graft.source(anatomy.DONOR_WORDS, start, start + 64) for start in range(0, total, max(total // 64, 64))
+        ]
+        rows = torch.cat(blocks)
         sums = rows + table.repeat(len(rows) // len(table) + 1, 1)[: len(rows)]
         variance = sums.var(1, correction=0).double()
         return float(((variance + ours) / (variance + theirs)).sqrt().mean())
 
     def _words(self, graft: Graft) -> None:
         """Write the word embeddings, in each copy that the host holds for itself."""
-        import torch
-
         vocabulary = graft.vocabulary
         share = vocabulary.shared / max(len(vocabulary.donor_of), 1)
         if share < self.min_shared:
@@ -150,36 +158,55 @@ class Embeddings(Step):
                 f"only {share:.0%} of the host's {len(vocabulary.donor_of)} tokens are known to the donor",
                 "use a host with the donor's vocabulary, or lower it",
             )
-        source = graft.source(anatomy.DONOR_WORDS)
         done: set[str] = set()
         for name in anatomy.HOST_WORDS:
-            if name not in graft.host_tensors or graft.ledger.host_name(name) in done:
+            if name not in graft.host_weights or graft.ledger.host_name(name) in done:
                 continue
             done.add(graft.ledger.host_name(name))
-            words = graft.current(name)
-            donor_of = self._rows(graft, len(source), len(words))
-            known = donor_of >= 0
-            words[known] = source[donor_of[known]].to(words)
-            mean = source[donor_of[known]].mean(0)
-            notes = [f"{int(known.sum())} rows by token string"]
-            codes = torch.tensor(sorted(vocabulary.languages.values()), dtype=torch.long)
-            codes = codes[(codes < len(words)) & ~known[codes]] if len(codes) else codes
-            if len(codes) and self.languages != "keep":
-                start = vocabulary.roles["bos"][0]
-                noise = torch.randn(len(codes), source.shape[1], generator=torch.Generator().manual_seed(0))
-                row = source[start] if self.languages == "start" else mean
-                words[codes] = (row + self.spread * source[donor_of[known]].std(0) * noise).to(words)
-                notes.append(f"{len(codes)} language codes from {'<s>' if self.languages == 'start' else 'the mean'}")
-            rest = ~known
-            rest[codes] = False
-            rest[len(vocabulary.donor_of) :] = False
-            if bool(rest.any()):
-                if self.missing == "mean":
-                    words[rest] = mean.to(words)
-                notes.append(
-                    f"{int(rest.sum())} unknown tokens {'from the mean' if self.missing == 'mean' else 'left'}"
-                )
+            words, notes = self._table(graft, name)
             graft.write(name, words, "mapped", anatomy.DONOR_WORDS, "; ".join(notes))
+
+    def _table(self, graft: Graft, name: str) -> tuple[Tensor, list[str]]:
+        """One table of word embeddings with the donor's rows in it, and what was done."""
+        import torch
+
+        vocabulary = graft.vocabulary
+        words = graft.current(name)
+        donor_rows, width = graft.donor_weights.shape(anatomy.DONOR_WORDS)
+        host_of = torch.from_numpy(vocabulary.host_of)
+        known = torch.zeros(len(words), dtype=torch.bool)
+        total, squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+        for start in range(0, donor_rows, _ROWS):
+            places = host_of[start : start + _ROWS]
+            fits = (places >= 0) & (places < len(words))
+            block = graft.source(anatomy.DONOR_WORDS, start, start + len(places))[: len(places)]
+            fits = fits[: len(block)]
+            rows = block[fits]
+            words[places[: len(block)][fits]] = rows
+            known[places[: len(block)][fits]] = True
+            total += rows.sum(0, dtype=torch.float64)
+            squares += rows.double().square().sum(0)
+        count = max(int(known.sum()), 1)
+        mean = total / count
+        spread = (squares / count - mean.square()).clamp_min(0).sqrt().float()
+        mean = mean.float()
+        notes = [f"{int(known.sum())} rows by token string"]
+        codes = torch.tensor(sorted(vocabulary.languages.values()), dtype=torch.long)
+        codes = codes[(codes < len(words)) & ~known[codes]] if len(codes) else codes
+        if len(codes) and self.languages != "keep":
+            start = vocabulary.roles["bos"][0]
+            noise = torch.randn(len(codes), width, generator=torch.Generator().manual_seed(0))
+            row = graft.source(anatomy.DONOR_WORDS, start, start + 1)[0] if self.languages == "start" else mean
+            words[codes] = row + self.spread * spread * noise
+            notes.append(f"{len(codes)} language codes from {'<s>' if self.languages == 'start' else 'the mean'}")
+        rest = ~known
+        rest[codes] = False
+        rest[len(vocabulary.donor_of) :] = False
+        if bool(rest.any()):
+            if self.missing == "mean":
+                words[rest] = mean
+            notes.append(f"{int(rest.sum())} unknown tokens {'from the mean' if self.missing == 'mean' else 'left'}")
+        return words, notes
 
     def _rows(self, graft: Graft, donor_rows: int, host_rows: int) -> Tensor:
         """Donor row of each host row or -1, for tables that may be longer or shorter than the tokenizers."""

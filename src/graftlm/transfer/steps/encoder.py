@@ -31,9 +31,13 @@ class Encoder(Step):
     seed: int = setting(0, at_least=0)
 
     reference: ClassVar[str] = "no publication found; derived and measured in this project"
-    writes: ClassVar[tuple[str, ...]] = ("model.encoder.layers.*", "model.encoder.layer_norm.*")
-    after: ClassVar[tuple[str, ...]] = ("embeddings",)
+    needs: ClassVar[tuple[str, ...]] = ("embeddings",)
     encodes: ClassVar[bool] = True
+    needs_models: ClassVar[bool] = True
+    needs_text: ClassVar[bool] = True
+
+    def writes(self) -> tuple[str, ...]:
+        return ("model.encoder.layers.*", "model.encoder.layer_norm.*")
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         ours, theirs = anatomy.Shape.of_host(host), anatomy.Shape.of_donor(donor)

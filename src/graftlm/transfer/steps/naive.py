@@ -17,13 +17,15 @@ class Naive(Step):
     """
 
     reference: ClassVar[str] = "the usual state-dict copy; a control"
-    writes: ClassVar[tuple[str, ...]] = (
-        "model.shared.weight",
-        "model.encoder.embed_positions.weight",
-        "model.encoder.layernorm_embedding.*",
-        "model.encoder.layers.*",
-    )
     encodes: ClassVar[bool] = True
+
+    def writes(self) -> tuple[str, ...]:
+        return (
+            "model.shared.weight",
+            "model.encoder.embed_positions.weight",
+            "model.encoder.layernorm_embedding.*",
+            "model.encoder.layers.*",
+        )
 
     def apply(self, graft: Graft) -> None:
         pairs = [
@@ -31,22 +33,22 @@ class Naive(Step):
             (anatomy.host_positions(), anatomy.DONOR_POSITIONS),
         ]
         for to, of in pairs:
-            ours, theirs = graft.current(to), graft.donor_tensors[of]
-            if ours.shape[1] != theirs.shape[1]:
+            if graft.host_weights.shape(to)[1] != graft.donor_weights.shape(of)[1]:
                 continue
-            rows = min(len(ours), len(theirs))
-            ours[:rows] = graft.source(of)[:rows].to(ours)
+            ours = graft.current(to)
+            rows = min(len(ours), graft.donor_weights.shape(of)[0])
+            ours[:rows] = graft.source(of, 0, rows)
             note = f"rows 0..{rows - 1} by id" + (f", {len(ours) - rows} left" if len(ours) > rows else "")
             graft.write(to, ours, "copied", of, note)
         modules = [(anatomy.host_embedding_norm(), anatomy.DONOR_EMBEDDING_NORM)]
-        layers = min(graft.host.config.encoder_layers, graft.donor.config.num_hidden_layers)
+        layers = min(graft.host_config.encoder_layers, graft.donor_config.num_hidden_layers)
         for layer in range(layers):
             ours_, theirs_ = anatomy.host_block(layer), anatomy.donor_block(layer)
             modules += zip(ours_.linear(), theirs_.linear(), strict=True)
             modules += [(ours_.attention_norm, theirs_.attention_norm), (ours_.ffn_norm, theirs_.ffn_norm)]
         for module, source in modules:
             for to, of in zip(anatomy.pair(module), anatomy.pair(source), strict=True):
-                if graft.host_tensors[to].shape == graft.donor_tensors[of].shape:
+                if graft.host_weights.shape(to) == graft.donor_weights.shape(of):
                     graft.write(to, graft.source(of), "copied", of)
 
 

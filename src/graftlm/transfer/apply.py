@@ -1,0 +1,228 @@
+"""Applying a strategy: its steps in order, the fidelity before and after, and the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from graftlm.console import Progress, Silent
+from graftlm.errors import Problem, TransferError
+from graftlm.schema import TransferSettings
+from graftlm.transfer.graft import Graft, Step
+from graftlm.transfer.strategy import build_steps, check_compatible
+
+if TYPE_CHECKING:
+    from graftlm.transfer.graft import Texts
+    from graftlm.transfer.report import StepRecord, TransferReport
+    from graftlm.transfer.weights import Weights
+
+# a graft of the encoder must raise one of the two figures by this much without lowering the other, or reach both of
+# these (a host that worked like the donor before has nothing to gain)
+CLEARLY_BETTER = {"cosine": 0.1, "cka": 0.05}
+ALIKE = {"cosine": 0.9, "cka": 0.8}
+
+
+def apply_strategy(
+    strategy: TransferSettings,
+    donor: Any,
+    host: Any,
+    donor_tokenizer: Any,
+    host_tokenizer: Any,
+    calibration: Texts,
+    held_out: Texts,
+    host_pretrained: bool,
+    progress: Progress | None = None,
+    *,
+    languages: Sequence[str] = (),
+    pairs: Sequence[tuple[Any, Any]] = (),
+    base: Weights | None = None,
+    adapter: Any = None,
+) -> TransferReport:
+    """Apply a strategy to `host` in place and report what was done. Leaves all global random states as they were.
+
+    Args:
+        strategy: the steps.
+        donor: `XLMRobertaForMaskedLM`, or None for a strategy without steps.
+        host: `MBartForConditionalGeneration`, or `BartForConditionalGeneration` (post-LN).
+        donor_tokenizer, host_tokenizer: the tokenizers of both (the donor's may be None without a donor).
+        calibration: texts to fit on, donor ids without special tokens.
+        held_out: texts to measure on, likewise.
+        host_pretrained: whether the host came from a checkpoint (its untouched tensors are `kept`).
+        languages, pairs, base, adapter: see `Graft`.
+
+    Raises:
+        TransferError: if donor and host do not fit, or the encoder that was carried over does not work as the donor's.
+    """
+    import torch
+
+    from graftlm.transfer.report import Ledger, TransferReport, describe
+    from graftlm.transfer.weights import ModelWeights
+
+    progress = progress or Silent()
+    begun = time.perf_counter()
+    steps = checked_steps(strategy, donor.config if donor is not None else None, host.config)
+    if any(step.needs_base for _, step in steps) and base is None:
+        raise TransferError.at(
+            "transfer",
+            strategy.name,
+            "needs the donor as it was before pretraining",
+            "name model.donor.checkpoint",
+        )
+    ledger = Ledger(ModelWeights(donor) if donor is not None else None, ModelWeights(host), host_pretrained)
+    records: list[StepRecord] = []
+    warnings: list[str] = []
+    vocabulary = None
+    fidelity = None
+    with torch.random.fork_rng(devices=_devices(host)):
+        if donor is not None:
+            from graftlm.transfer.vocabulary import align
+
+            vocabulary = align(donor_tokenizer, host_tokenizer)
+            held_out = held_out[: strategy.fidelity_texts]
+            before = _measure(donor, host, vocabulary, held_out, progress, "before the graft")
+            graft = Graft.of_models(
+                donor,
+                host,
+                vocabulary,
+                ledger,
+                calibration=calibration,
+                languages=languages,
+                pairs=pairs,
+                base_weights=base,
+                adapter=adapter,
+                progress=progress,
+            )
+            records = run_steps(graft, steps)
+            after = _measure(donor, host, vocabulary, held_out, progress, "after the graft") if steps else before
+            fidelity = _joined(before, after)
+    if fidelity and any(step.encodes for _, step in steps):
+        warning = _nothing_transplanted(strategy, fidelity)
+        if warning and not strategy.control:
+            raise TransferError(warning)
+        if warning:
+            warnings.append(f"{warning.reason} (expected of a control)")
+            progress.say(f"transfer={strategy.name}: {warnings[-1]}")
+    ledger.explain(bool(steps))
+    report = TransferReport(
+        strategy=strategy.name,
+        control=strategy.control,
+        seconds=time.perf_counter() - begun,
+        donor=describe(donor) if donor is not None else None,
+        host=describe(host),
+        vocabulary=vocabulary.as_dict() if vocabulary else None,
+        host_tensors=list(ledger.host.values()),
+        donor_tensors=list(ledger.donor.values()),
+        counts=ledger.counts(),
+        fidelity=fidelity,
+        steps=records,
+        warnings=warnings,
+        flops=sum(record.flops for record in records),
+    )
+    progress.say(report.summary())
+    return report
+
+
+def checked_steps(strategy: TransferSettings, donor_config: Any, host_config: Any) -> list[tuple[str, Step]]:
+    """The steps of a strategy, which fit these two models.
+
+    Raises:
+        TransferError: they do not, or there is no donor.
+    """
+    problems: list[Problem] = []
+    steps = build_steps(strategy.steps, "transfer.steps", problems)
+    if steps and donor_config is None:
+        problems.append(
+            Problem("transfer", strategy.name, "needs a donor", "train one, or name model.donor.checkpoint")
+        )
+    if not problems and donor_config is not None:
+        problems.extend(check_compatible(strategy, donor_config.to_dict(), host_config.to_dict()))
+    if problems:
+        raise TransferError(problems)
+    return steps
+
+
+def run_steps(graft: Graft, steps: Sequence[tuple[str, Step]]) -> list[StepRecord]:
+    """Apply the steps in order: what each took, in seconds and in operations of its matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from graftlm.transfer.report import StepRecord, parameters_of
+
+    graft.keep = tuple(pattern for _, step in steps for pattern in step.originals())
+    records: list[StepRecord] = []
+    spent = [0.0] * len(steps)
+    flops = [0] * len(steps)
+    for phase in ("prepare", "apply"):
+        for index, (name, step) in enumerate(steps):
+            started = time.perf_counter()
+            graft.path, graft.step = f"transfer.steps[{index}]", name
+            with FlopCounterMode(display=False) as counter:
+                getattr(step, phase)(graft)
+            flops[index] += counter.get_total_flops()
+            spent[index] += time.perf_counter() - started
+    for index, (name, step) in enumerate(steps):
+        records.append(StepRecord(name, spent[index], dict(parameters_of(step)), step.reference, flops[index]))
+    return records
+
+
+def _devices(host: Any) -> list[int]:
+    device = next(host.parameters()).device
+    return [device.index or 0] if device.type == "cuda" else []
+
+
+def _measure(
+    donor: Any, host: Any, vocabulary: Any, texts: Texts, progress: Progress, label: str
+) -> dict[str, Any] | None:
+    from graftlm.transfer.fidelity import compare
+
+    if not len(texts):
+        return None
+    with progress.task(f"fidelity {label}", None):
+        return compare(donor, host, vocabulary, texts)
+
+
+def _joined(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
+    if before is None or after is None:
+        return None
+    return {
+        "texts": after["texts"],
+        "tokens": after["tokens"],
+        "before": before["last"],
+        "after": after["last"],
+        "layers": [
+            {"layer": old["layer"], "before": _without_layer(old), "after": _without_layer(new)}
+            for old, new in zip(before["layers"], after["layers"], strict=True)
+        ],
+    }
+
+
+def _without_layer(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name != "layer"}
+
+
+def _nothing_transplanted(strategy: TransferSettings, fidelity: Mapping[str, Any]) -> Problem | None:
+    """The problem, if the encoder's output is no closer to the donor's than that of the host before the graft."""
+    if all((fidelity["after"][name] or 0.0) >= least for name, least in ALIKE.items()):
+        return None
+    gains = {}
+    for name in CLEARLY_BETTER:
+        old, new = fidelity["before"][name], fidelity["after"][name]
+        if new is None:
+            gains[name] = float("-inf")
+        else:
+            gains[name] = new - (old if old is not None else 0.0)
+    if min(gains.values()) >= -0.02 and any(gains[name] >= least for name, least in CLEARLY_BETTER.items()):
+        return None
+    figures = ", ".join(
+        f"{name} {_shown(fidelity['before'][name])} → {_shown(fidelity['after'][name])}" for name in CLEARLY_BETTER
+    )
+    return Problem(
+        "transfer",
+        strategy.name,
+        f"the encoder works no more like the donor's than before the graft ({figures})",
+        "give it more calibration text, train the donor longer, or declare it a control (transfer.control=true)",
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
