@@ -111,21 +111,32 @@ class MaskSettings:
             yield Problem(f"{path}.replace", self.replace, f"replace + randomize ({self.randomize}) must not pass 1")
 
 
+# how a grafted encoder is trained unless its strategy says otherwise: factor on the rate, share of the steps frozen
+STAGED = (0.1, 0.3)
+
+
 @dataclass(frozen=True)
 class TransferSettings:
     """A strategy: its steps in order, and how fine-tuning treats what they wrote.
 
     A step is a mapping `{step: NAME, ...parameters}`; NAME is a module of `graftlm.transfer.steps`.
-    `encoder_lr` and `embeddings_lr` multiply `finetune.lr`; `freeze_encoder` is the share of `finetune.max_steps`
-    during which the encoder is not trained.
+    `*_lr` multiply `finetune.lr` for a part of the host; `freeze_*` is the share of `finetune.max_steps` during which
+    the part is not trained. `decoder` is its self-attention and feed-forward layers, `cross_attention` what reads the
+    encoder. `encoder_layer_decay` multiplies the encoder's rate once more for each layer further down (discriminative
+    rates, Howard & Ruder 2018). A graft of layers is destroyed within the first steps at the decoder's rate: where
+    `encoder_lr` and `freeze_encoder` are left null, such a strategy trains in stages (`STAGED`) and others do not.
     """
 
     name: str
     steps: list[dict[str, Any]] = setting([])
-    encoder_lr: float = setting(1.0, at_least=0, at_most=100)
+    encoder_lr: float | None = setting(None, at_least=0, at_most=100)
+    encoder_layer_decay: float = setting(1.0, above=0, at_most=1)
     embeddings_lr: float = setting(1.0, at_least=0, at_most=100)
-    freeze_encoder: float = setting(0.0, at_least=0, at_most=1)
+    decoder_lr: float = setting(1.0, at_least=0, at_most=100)
+    cross_attention_lr: float = setting(1.0, at_least=0, at_most=100)
+    freeze_encoder: float | None = setting(None, at_least=0, at_most=1)
     freeze_embeddings: float = setting(0.0, at_least=0, at_most=1)
+    freeze_decoder: float = setting(0.0, at_least=0, at_most=1)
     control: bool = False
     fidelity_texts: int = setting(200, at_least=2)
 
@@ -133,6 +144,17 @@ class TransferSettings:
     def needs_donor(self) -> bool:
         """Whether the finetune stage builds on a pretrained donor."""
         return bool(self.steps)
+
+    def encoder_rate(self) -> tuple[float, float]:
+        """The factor on the encoder's rate and the share of the steps during which it is frozen."""
+        from graftlm.transfer.strategy import step_class  # the steps say what they do
+
+        layers = not self.control and any(step_class(item["step"]).encodes for item in self.steps)
+        factor, frozen = STAGED if layers else (1.0, 0.0)
+        return (
+            factor if self.encoder_lr is None else self.encoder_lr,
+            frozen if self.freeze_encoder is None else self.freeze_encoder,
+        )
 
     def check(self, path: str) -> Iterator[Problem]:
         from graftlm.transfer.strategy import check_steps  # the steps name their own parameters

@@ -7,9 +7,18 @@ import pytest
 import torch
 
 from graftlm.models.optim import build_optimizer, factor_at, freeze, host_parts, whole
+from graftlm.schema import STAGED as STAGED_RATE
 from graftlm.schema import FinetuneSettings, PretrainSettings, TransferSettings
 
-STAGED = TransferSettings(name="t", encoder_lr=0.1, embeddings_lr=0.5, freeze_encoder=0.5, freeze_embeddings=0.25)
+STAGED = TransferSettings(
+    name="t",
+    encoder_lr=0.1,
+    embeddings_lr=0.5,
+    cross_attention_lr=2.0,
+    freeze_encoder=0.5,
+    freeze_embeddings=0.25,
+    freeze_decoder=0.1,
+)
 
 
 def test_every_parameter_is_in_one_part(host: Any) -> None:
@@ -21,9 +30,46 @@ def test_every_parameter_is_in_one_part(host: Any) -> None:
         "model.encoder.embed_positions.weight",
     }
     assert all(name.startswith("model.encoder.") for name, _ in parts["encoder"].parameters)
-    assert all(name.startswith("model.decoder.") for name, _ in parts["rest"].parameters)
-    assert any("encoder_attn" in name for name, _ in parts["rest"].parameters)
-    assert (parts["encoder"].start, parts["embeddings"].start, parts["rest"].start) == (50, 25, 0)
+    assert all(".encoder_attn" in name for name, _ in parts["cross_attention"].parameters)
+    assert all(name.startswith("model.decoder.layers.") for name, _ in parts["decoder"].parameters)
+    assert not any("encoder_attn" in name for name, _ in parts["decoder"].parameters)
+    assert {name.split(".")[2] for name, _ in parts["rest"].parameters} == {
+        "embed_positions",
+        "layernorm_embedding",
+        "layer_norm",
+    }
+    starts = {name: part.start for name, part in parts.items()}
+    assert starts == {"rest": 0, "cross_attention": 0, "decoder": 10, "encoder": 50, "embeddings": 25}
+
+
+def test_lower_layers_get_lower_rates(host: Any) -> None:
+    transfer = TransferSettings(name="t", encoder_lr=0.4, encoder_layer_decay=0.5, freeze_encoder=0.5)
+    parts = {part.name: part for part in host_parts(host, transfer, 100)}
+    assert parts["encoder.1"].factor == pytest.approx(0.4)
+    assert parts["encoder.0"].factor == pytest.approx(0.2)
+    assert all(part.start == 50 for name, part in parts.items() if name.startswith("encoder."))
+    names = [name for part in parts.values() for name, _ in part.parameters]
+    assert sorted(names) == sorted(name for name, _ in host.named_parameters())
+    assert any("encoder.layer_norm" in name for name, _ in parts["encoder.1"].parameters)
+    assert any("layernorm_embedding" in name for name, _ in parts["encoder.0"].parameters)
+
+
+@pytest.mark.parametrize(
+    ("steps", "control", "expected"),
+    [
+        (["embeddings", "encoder"], False, STAGED_RATE),
+        (["embeddings"], False, (1.0, 0.0)),
+        (["naive"], True, (1.0, 0.0)),
+        ([], False, (1.0, 0.0)),
+    ],
+)
+def test_a_graft_of_layers_is_trained_in_stages_unless_told_otherwise(
+    steps: list[str], control: bool, expected: tuple[float, float]
+) -> None:
+    listed = [{"step": step} for step in steps]
+    assert TransferSettings("t", steps=listed, control=control).encoder_rate() == expected
+    told = TransferSettings("t", steps=listed, control=control, encoder_lr=0.7, freeze_encoder=0.0)
+    assert told.encoder_rate() == (0.7, 0.0)
 
 
 def test_rates_and_decay_by_group(host: Any) -> None:
@@ -31,7 +77,9 @@ def test_rates_and_decay_by_group(host: Any) -> None:
     optimizer = build_optimizer(host_parts(host, STAGED, 100), settings)["optimizer"]
     assert optimizer.param_groups[0]["part"] == "rest"
     rates = {group["part"]: group["initial_lr"] for group in optimizer.param_groups}
-    assert rates == pytest.approx({"rest": 1e-3, "encoder": 1e-4, "embeddings": 5e-4})
+    assert rates == pytest.approx(
+        {"rest": 1e-3, "cross_attention": 2e-3, "decoder": 1e-3, "encoder": 1e-4, "embeddings": 5e-4}
+    )
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             assert (parameter.ndim > 1) == (group["weight_decay"] == 0.02)
@@ -42,7 +90,8 @@ def test_freezing_follows_the_step(host: Any) -> None:
     for step, encoder, embeddings in ((0, False, False), (30, False, True), (60, True, True), (10, False, False)):
         freeze(parts, step)
         for part in parts:
-            wanted = {"rest": True, "encoder": encoder, "embeddings": embeddings}[part.name]
+            expected = {"encoder": encoder, "embeddings": embeddings, "decoder": step >= 10}
+            wanted = expected.get(part.name, True)
             assert all(parameter.requires_grad == wanted for _, parameter in part.parameters)
 
 

@@ -18,8 +18,14 @@ from torch import nn
 
 from graftlm.schema import OptimSettings, TransferSettings
 
-_ENCODER = re.compile(r"(^|\.)encoder\.")
-_EMBEDDINGS = re.compile(r"(^|\.)(shared|embed_tokens|encoder\.embed_positions)\.")
+# the first that matches decides
+_PARTS = {
+    "embeddings": re.compile(r"(^|\.)(shared|embed_tokens|encoder\.embed_positions)\."),
+    "encoder": re.compile(r"(^|\.)encoder\."),
+    "cross_attention": re.compile(r"(^|\.)decoder\..*\.encoder_attn"),
+    "decoder": re.compile(r"(^|\.)decoder\.layers\."),
+}
+_LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d+)\.")
 
 
 @dataclass
@@ -41,31 +47,46 @@ def whole(model: nn.Module) -> list[Part]:
 
 
 def host_parts(model: nn.Module, transfer: TransferSettings, max_steps: int) -> list[Part]:
-    """The parts of an mBART: embeddings (shared ones, encoder positions), encoder, and the rest (the decoder).
+    """The parts of a host as the strategy treats them: embeddings (shared ones, encoder positions), encoder (a part a
+    layer where their rates differ), cross-attention, decoder layers, and the rest.
 
     A parameter that does not require a gradient now (under an adapter) is in none of them.
     """
-    found: dict[str, list[tuple[str, nn.Parameter]]] = {"rest": [], "encoder": [], "embeddings": []}
+    encoder_lr, freeze_encoder = transfer.encoder_rate()
+    treatment = {
+        "rest": (1.0, 0.0),
+        "cross_attention": (transfer.cross_attention_lr, 0.0),
+        "decoder": (transfer.decoder_lr, transfer.freeze_decoder),
+        "encoder": (encoder_lr, freeze_encoder),
+        "embeddings": (transfer.embeddings_lr, transfer.freeze_embeddings),
+    }
+    found: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in treatment}
     for name, parameter in model.named_parameters():  # a tied one is met once, as `shared`
-        if not parameter.requires_grad:
-            continue
-        part = "embeddings" if _EMBEDDINGS.search(name) else "encoder" if _ENCODER.search(name) else "rest"
-        found[part].append((name, parameter))
-
-    def start(share: float, factor: float) -> int | None:
-        return None if share >= 1 or factor == 0 else round(share * max_steps)
-
-    parts = [
-        Part("rest", found["rest"]),
-        Part("encoder", found["encoder"], transfer.encoder_lr, start(transfer.freeze_encoder, transfer.encoder_lr)),
-        Part(
-            "embeddings",
-            found["embeddings"],
-            transfer.embeddings_lr,
-            start(transfer.freeze_embeddings, transfer.embeddings_lr),
-        ),
-    ]
+        if parameter.requires_grad:
+            part = next((part for part, pattern in _PARTS.items() if pattern.search(name)), "rest")
+            found[part].append((name, parameter))
+    parts: list[Part] = []
+    for name, (factor, frozen) in treatment.items():
+        start = None if frozen >= 1 or factor == 0 else round(frozen * max_steps)
+        if name == "encoder" and transfer.encoder_layer_decay < 1:
+            parts += _by_layer(Part(name, found[name], factor, start), transfer.encoder_layer_decay)
+        else:
+            parts.append(Part(name, found[name], factor, start))
     return [part for part in parts if part.parameters]
+
+
+def _by_layer(encoder: Part, decay: float) -> Iterator[Part]:
+    """A part for each layer, its rate lower the further down it is; what stands in no layer goes with the ends."""
+    layers = [int(found[1]) if (found := _LAYER.search(name)) else None for name, _ in encoder.parameters]
+    depth = max((layer for layer in layers if layer is not None), default=-1) + 1
+    groups: dict[int, list[tuple[str, nn.Parameter]]] = {}
+    for item, layer in zip(encoder.parameters, layers, strict=True):
+        if layer is None:  # the embeddings' LayerNorm below, the last LayerNorm above
+            layer = 0 if "layernorm_embedding" in item[0] else depth - 1
+        groups.setdefault(layer, []).append(item)
+    for layer in sorted(groups):
+        factor = encoder.factor * decay ** (depth - 1 - layer)
+        yield Part(f"{encoder.name}.{layer}", groups[layer], factor, encoder.start)
 
 
 def freeze(parts: Iterable[Part], step: int) -> None:
