@@ -166,9 +166,9 @@ MISTAKES = [
     ),
     Mistake(
         "shapes that do not fit",
-        (*SMOKE, "transfer=calibrated", "model.host.d_model=64"),
-        "model.host",
-        ("64",),
+        (*SMOKE, "transfer=calibrated", "model.host.ffn=32"),
+        "model.host.ffn",
+        ("32", "64"),
     ),
     Mistake(
         "a store that is a file", (*SMOKE, "store.dir={data}/f/store"), "store.dir", ("cannot be written",), {"f": "x"}

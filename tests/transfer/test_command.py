@@ -54,8 +54,8 @@ def test_into_a_folder(folder: Path, host: Any, host_tokenizer: Any, corpus_file
 def test_mistakes_leave_nothing_behind(
     folder: Path, host_tokenizer: Any, rough_donor: Any, model_settings: Any, corpus_files: Path
 ) -> None:
-    deeper = dataclasses.replace(model_settings.host, encoder_layers=3)
-    other = build_host(dataclasses.replace(model_settings, host=deeper), host_tokenizer, rough_donor.config)
+    thin = dataclasses.replace(model_settings.host, ffn=48)
+    other = build_host(dataclasses.replace(model_settings, host=thin), host_tokenizer, rough_donor.config)
     other.save_pretrained(folder / "host")
     host_tokenizer.save_pretrained(folder / "host")
     donor, text, out = str(folder / "donor"), corpus_files / "texts.txt", folder / "out"
@@ -66,7 +66,7 @@ def test_mistakes_leave_nothing_behind(
         (CheckpointError, "--seq2seq", (donor, donor, STRATEGY, text, out)),
         (DataError, "--text", (donor, "config", STRATEGY, folder / "no.txt", out)),
         (DataError, "holds 0 texts", (donor, "config", STRATEGY, empty, out)),
-        (TransferError, "must be the donor's 2", (donor, str(folder / "host"), STRATEGY, text, out)),
+        (TransferError, "must be at least the donor's 64", (donor, str(folder / "host"), STRATEGY, text, out)),
         (TransferError, "is there already", (donor, "config", STRATEGY, text, folder / "donor")),
     ]
     for kind, words, arguments in cases:

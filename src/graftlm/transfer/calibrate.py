@@ -12,6 +12,10 @@ sublayer in turn, on the host's own stream y:
 
 At the end the host's last LayerNorm is fitted to the donor's output.
 
+A host with fewer layers takes some of the donor's: the feed-forward sublayer in front of a gap is fitted to the sum at
+the gap's end. One with more has extra layers that add nothing; one that is wider is fitted at the donor's width and
+grown (`graftlm.transfer.growth`).
+
 The scale s: post-LN renormalises each token at each sublayer, pre-LN carries a token's size along, and the tokens of a
 real encoder differ much in size. What follows reads y through a LayerNorm, which does not see a token's size. So s is
 free, a number a token: it starts at α·√(sᵢ/α), sᵢ the slope of the token's own y on x; then scales and W are solved for
@@ -33,7 +37,18 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from graftlm.errors import TransferError
-from graftlm.transfer.anatomy import DONOR_EMBEDDING_NORM, HOST_LAST_NORM, donor_block, host_block, pair
+from graftlm.transfer.anatomy import (
+    DONOR_EMBEDDING_NORM,
+    HOST_EPS,
+    HOST_LAST_NORM,
+    Block,
+    donor_block,
+    host_block,
+    pair,
+)
+from graftlm.transfer.fidelity import evaluation
+from graftlm.transfer.growth import Growth
+from graftlm.transfer.layers import Fewer, More, choose, places
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Graft
@@ -157,13 +172,33 @@ def slope(batches: Sequence[Batch]) -> float:
 
 @dataclass
 class Sublayer:
-    """Maps of one sublayer of the donor (as they are) and its features as a function of its input and maps."""
+    """Maps of one sublayer of the donor (as they are) and its features as a function of its input and maps.
+
+    `onward`: the donor's sublayers behind it that the host has no place for.
+    """
 
     inputs: list[Affine]
     output: Affine
     features: Callable[[Tensor, Tensor, list[Affine]], Tensor]
     norm: Affine
     eps: float
+    onward: Sequence[Sublayer] = ()
+
+    def sum(self, x: Tensor, seen: Tensor) -> Tensor:
+        """The donor's residual sum u, at the end of the sublayers that go with this one."""
+        u: Tensor = x + linear(self.features(x, seen, self.inputs), *self.output)
+        last = self
+        for part in self.onward:
+            u, last = part.sum(last.normed(u), seen), part
+        return u
+
+    def normed(self, u: Tensor) -> Tensor:
+        return layer_norm(u, u.shape[-1:], *self.norm, eps=self.eps)
+
+    def advance(self, x: Tensor, seen: Tensor) -> Tensor:
+        """The donor's state behind the sublayers that go with this one."""
+        last = self.onward[-1] if self.onward else self
+        return last.normed(self.sum(x, seen))
 
 
 def calibrate_sublayer(
@@ -184,11 +219,11 @@ def calibrate_sublayer(
     for batch in batches:
         h = standardised(batch.y, host_eps) * norm[0] + norm[1]
         features.append(part.features(h, batch.seen, inputs)[batch.real])
-        u = batch.x + linear(part.features(batch.x, batch.seen, part.inputs), *part.output)
+        u = part.sum(batch.x, batch.seen)
         own = _bounded(_slopes(batch.y[batch.real], batch.x[batch.real]), alpha)
         scales.append(alpha * (own / alpha).sqrt() if options.turns else torch.full_like(own, alpha))
         sums.append(u[batch.real])
-        batch.x = layer_norm(u, u.shape[-1:], *part.norm, eps=part.eps)
+        batch.x = (part.onward[-1] if part.onward else part).normed(u)
 
     prior = (alpha * part.output[0], alpha * part.output[1])
     output = prior
@@ -249,54 +284,118 @@ def choose_texts(graft: Graft, tokens: int, longest: int, seed: int) -> list[Any
     return chosen
 
 
-def calibrate(graft: Graft, rows: Sequence[Any], options: Options) -> None:
+@dataclass(frozen=True)
+class Depth:
+    """How layers of the host come from layers of the donor; see `graftlm.transfer.layers`."""
+
+    fewer: Fewer = "spread"
+    more: More = "each"
+
+
+def calibrate(graft: Graft, rows: Sequence[Any], options: Options, depth: Depth = Depth()) -> None:
     """Fit and write all layers of the host's encoder and its last LayerNorm."""
-    from transformers.activations import ACT2FN
-
-    from graftlm.transfer.fidelity import evaluation
-
-    donor, host = graft.donor, graft.host
-    heads, layers = donor.config.num_attention_heads, donor.config.num_hidden_layers
-    act = ACT2FN[host.config.activation_function]
+    donor, host = graft.donor_config, graft.host_config
+    growth = Growth.between(donor, host)
+    eps, refitted = growth.eps(HOST_EPS), options.input_ridge is not None
+    chosen = choose(donor.num_hidden_layers, host.encoder_layers, depth.fewer)
+    layers = places(donor.num_hidden_layers, host.encoder_layers, depth.more)
+    if host.encoder_layers <= donor.num_hidden_layers:
+        layers = [(layer, False) for layer in chosen]
     with (
         torch.no_grad(),
-        evaluation(donor, host),
-        graft.progress.task("calibrating the encoder", 2 * layers) as advance,
+        evaluation(graft.donor, graft.host),
+        graft.progress.task("calibrating the encoder", 2 * host.encoder_layers) as advance,
     ):
-        streams = _start(graft, rows)
-
-        def attend(h: Tensor, seen: Tensor, maps: list[Affine]) -> Tensor:
-            return attention(h, seen, maps[0], maps[1], maps[2], heads)
-
-        def feed(h: Tensor, seen: Tensor, maps: list[Affine]) -> Tensor:
-            return act(linear(h, *maps[0]))  # type: ignore[no-any-return]
-
-        for layer in range(layers):
-            ours, theirs = host_block(layer), donor_block(layer)
-            for names, out, norm, to_norm, features in (
-                (("query", "key", "value"), "out", theirs.attention_norm, ours.attention_norm, attend),
-                (("fc1",), "fc2", theirs.ffn_norm, ours.ffn_norm, feed),
-            ):
-                part = Sublayer(
-                    inputs=[_source(graft, getattr(theirs, name)) for name in names],
-                    output=_source(graft, getattr(theirs, out)),
-                    features=features,
-                    norm=_source(graft, norm),
-                    eps=donor.config.layer_norm_eps,
+        streams = _start(graft, rows, growth)
+        for below in range(chosen[0]):  # the host's first layer reads what the donor's does there
+            for part in _sublayers(graft, below):
+                for batch in streams:
+                    batch.x = part.advance(batch.x, batch.seen)
+        for ours, (layer, extra) in enumerate(layers):
+            gap = [] if extra else _between(layer, chosen, donor.num_hidden_layers)
+            attention_part, ffn_part = _sublayers(graft, layer)
+            ffn_part.onward = [part for between in gap for part in _sublayers(graft, between)]
+            for part, units in ((attention_part, "heads"), (ffn_part, "ffn")):
+                if extra:
+                    fitted, inputs = fit_norm(streams, eps), part.inputs
+                    output = torch.zeros_like(part.output[0]), torch.zeros_like(part.output[1])
+                else:
+                    fitted, inputs, output = calibrate_sublayer(streams, part, eps, options)
+                _write_sublayer(
+                    graft, growth, host_block(ours), layer, units, (fitted, inputs, output), extra, refitted
                 )
-                fitted, inputs, output = calibrate_sublayer(streams, part, _eps(graft, to_norm), options)
-                _write(graft, to_norm, fitted, "calibrated", _norm_before(layer, names))
-                for name, value in zip(names, inputs, strict=True):
-                    status = "copied" if options.input_ridge is None else "calibrated"
-                    _write(graft, getattr(ours, name), value, status, getattr(theirs, name))
-                _write(graft, getattr(ours, out), output, "calibrated", getattr(theirs, out))
                 advance(1)
-        last = fit_norm(streams, _eps(graft, HOST_LAST_NORM))
-        _write(graft, HOST_LAST_NORM, last, "calibrated", donor_block(layers - 1).ffn_norm)
+        last = growth.norm(fit_norm(streams, eps))
+        _write(graft, HOST_LAST_NORM, last, "calibrated", donor_block(donor.num_hidden_layers - 1).ffn_norm)
 
 
-def _start(graft: Graft, rows: Sequence[Any]) -> list[Batch]:
-    """Both streams after the embeddings."""
+def _between(layer: int, chosen: Sequence[int], depth: int) -> range:
+    """The donor's layers from this one to the next that the host has."""
+    following = [other for other in chosen if other > layer]
+    return range(layer + 1, following[0] if following else depth)
+
+
+def _sublayers(graft: Graft, layer: int) -> tuple[Sublayer, Sublayer]:
+    """Both sublayers of a layer of the donor."""
+    from transformers.activations import ACT2FN
+
+    donor, names = graft.donor_config, donor_block(layer)
+    act = ACT2FN[donor.hidden_act]
+
+    def attend(h: Tensor, seen: Tensor, maps: list[Affine]) -> Tensor:
+        return attention(h, seen, maps[0], maps[1], maps[2], donor.num_attention_heads)
+
+    def feed(h: Tensor, seen: Tensor, maps: list[Affine]) -> Tensor:
+        return act(linear(h, *maps[0]))  # type: ignore[no-any-return]
+
+    queries = [_source(graft, name) for name in (names.query, names.key, names.value)]
+    return (
+        Sublayer(
+            queries, _source(graft, names.out), attend, _source(graft, names.attention_norm), donor.layer_norm_eps
+        ),
+        Sublayer(
+            [_source(graft, names.fc1)],
+            _source(graft, names.fc2),
+            feed,
+            _source(graft, names.ffn_norm),
+            donor.layer_norm_eps,
+        ),
+    )
+
+
+def _write_sublayer(
+    graft: Graft,
+    growth: Growth,
+    ours: Block,
+    layer: int,
+    units: str,
+    fitted: tuple[Affine, list[Affine], Affine],
+    extra: bool,
+    refitted: bool,
+) -> None:
+    """Write one sublayer of the host, grown to its width."""
+    theirs = donor_block(layer)
+    norm, inputs, output = fitted
+    names: tuple[str, ...]
+    if units == "heads":
+        to_norm, of_norm = ours.attention_norm, donor_block(layer - 1).ffn_norm if layer else DONOR_EMBEDDING_NORM
+        names, out = ("query", "key", "value"), "out"
+    else:
+        to_norm, of_norm = ours.ffn_norm, theirs.attention_norm
+        names, out = ("fc1",), "fc2"
+    grown = "grown" if growth.any else ""
+    _write(graft, to_norm, growth.norm(norm), "calibrated", of_norm, grown)
+    for name, value in zip(names, inputs, strict=True):
+        source = getattr(theirs, name)
+        status = "calibrated" if refitted else "mapped" if growth.any else "copied"
+        _write(graft, getattr(ours, name), growth.inputs(value, units), status, source, grown)
+    note = "; ".join(part for part in (grown, "an extra layer: it adds nothing yet" if extra else "") if part)
+    status = "mapped" if extra else "calibrated"
+    _write(graft, getattr(ours, out), growth.output(output, units), status, getattr(theirs, out), note)
+
+
+def _start(graft: Graft, rows: Sequence[Any], growth: Growth) -> list[Batch]:
+    """Both streams after the embeddings; of a wider host the dimensions that the donor has."""
     from graftlm.transfer.fidelity import batches
 
     donor, host, vocabulary = graft.donor, graft.host, graft.vocabulary
@@ -309,7 +408,7 @@ def _start(graft: Graft, rows: Sequence[Any]) -> list[Batch]:
         x = donor.roberta.embeddings(input_ids=torch.from_numpy(ids)).float()
         words = encoder.embed_tokens(mapped)
         y = encoder.layernorm_embedding(words + encoder.embed_positions(mapped)).float()
-        streams.append(Batch(x, y, real))
+        streams.append(Batch(x, y[..., : growth.narrow].contiguous(), real))
     return streams
 
 
@@ -318,17 +417,6 @@ def _source(graft: Graft, module: str) -> Affine:
     return graft.source(weight), graft.source(bias)
 
 
-def _write(graft: Graft, module: str, value: Affine, status: str, source: str) -> None:
+def _write(graft: Graft, module: str, value: Affine, status: str, source: str, note: str = "") -> None:
     for name, tensor, of in zip(pair(module), value, pair(source), strict=True):
-        graft.write(name, tensor, status, of)
-
-
-def _norm_before(layer: int, names: Sequence[str]) -> str:
-    """The donor's LayerNorm whose output this sublayer reads."""
-    if names != ("fc1",):
-        return donor_block(layer - 1).ffn_norm if layer else DONOR_EMBEDDING_NORM
-    return donor_block(layer).attention_norm
-
-
-def _eps(graft: Graft, module: str) -> float:
-    return float(graft.host.get_submodule(module).eps)
+        graft.write(name, tensor, status, of, note)

@@ -7,6 +7,8 @@ front of layer i (a pre-LN residual stream has no counterpart in a post-LN model
 - linear CKA (Kornblith 2019): invariant to rotation and scale, 1 = alike;
 - cosine: mean over tokens, needs the same basis;
 - relative error: ‖H - D‖ / ‖D‖ (Frobenius).
+
+A wider host is compared with the donor's states followed by zeros.
 """
 
 from __future__ import annotations
@@ -151,12 +153,20 @@ def compare(donor: Any, host: Any, vocabulary: Vocabulary, texts: Texts, longest
             depth = len(theirs) - 1
             for index, state in enumerate(ours):
                 layer = index if same_depth else depth
-                sums.setdefault(layer, Comparison()).add(state.cpu()[real], theirs[layer].cpu()[real])
+                sums.setdefault(layer, Comparison()).add(*_alike(state.cpu()[real], theirs[layer].cpu()[real]))
     layers = [{"layer": layer, **sums[layer].figures()} for layer in sorted(sums)]
     figures = (
         {name: value for name, value in layers[-1].items() if name != "layer"} if layers else Comparison().figures()
     )
     return {"texts": len(rows), "tokens": sum(map(len, rows)), "last": figures, "layers": layers}
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """States of a wider host beside the donor's with zeros in the dimensions that the donor lacks."""
+    import torch
+
+    more = ours.shape[1] - theirs.shape[1]
+    return ours, torch.nn.functional.pad(theirs, (0, more)) if more > 0 else theirs
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from graftlm.fields import setting
 from graftlm.transfer import anatomy
 from graftlm.transfer.fidelity import evaluation, framed
 from graftlm.transfer.graft import Graft, Step
+from graftlm.transfer.growth import Growth
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,11 +66,11 @@ class Embeddings(Step):
         return (anatomy.HOST_OUTPUT_NORM,) if self.output == "unit" else ()
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        if donor["hidden_size"] != host["d_model"]:
+        if donor["hidden_size"] > host["d_model"]:
             yield Problem(
                 "model.host.d_model",
                 host["d_model"],
-                f"must be the donor's width {donor['hidden_size']} for this graft ({path})",
+                f"must be at least the donor's width {donor['hidden_size']} for this graft ({path})",
                 "set model.host.d_model=null, or take a host checkpoint of that width",
             )
 
@@ -78,7 +79,10 @@ class Embeddings(Step):
         scale = float(config.d_model) ** 0.5 if config.scale_embedding else 1.0
         self._words(graft)
         place = anatomy.FIRST_POSITION
+        growth = Growth.between(graft.donor_config, config)
+        of_weight, of_bias = anatomy.pair(anatomy.DONOR_EMBEDDING_NORM)
         table = scale * (graft.source(anatomy.DONOR_POSITIONS) + graft.source(anatomy.DONOR_TYPES)[0])
+        table = growth.rows(table, graft.source(of_weight))
         for side in ("encoder", "decoder") if self.decoder else ("encoder",):
             name = anatomy.host_positions(side)
             positions = graft.current(name)
@@ -91,15 +95,15 @@ class Embeddings(Step):
             elif len(positions) > known:
                 note += f"; rows {known}..{len(positions) - 1} left"
             graft.write(name, positions, "mapped", f"{anatomy.DONOR_POSITIONS} + {anatomy.DONOR_TYPES}[0]", note)
-            ours, theirs = anatomy.host_embedding_norm(side), anatomy.DONOR_EMBEDDING_NORM
-            (weight, bias), (of_weight, of_bias) = anatomy.pair(ours), anatomy.pair(theirs)
-            factor = self._factor(graft, scale)
-            if factor == 1:
-                graft.write(weight, graft.source(of_weight), "copied", of_weight)
-            else:
-                note = f"x {factor:.6f}: the epsilons differ, on average over the tokens"
-                graft.write(weight, factor * graft.source(of_weight), "mapped", of_weight, note)
-            graft.write(bias, graft.source(of_bias), "copied", of_bias)
+            factor = self._factor(graft, scale, growth.eps(anatomy.HOST_EPS))
+            norm = growth.embedding_norm((factor * graft.source(of_weight), graft.source(of_bias)))
+            note = "grown" if growth.widens else ""
+            if factor != 1:
+                note = "; ".join([*[note] * growth.widens, f"x {factor:.6f}: the epsilons differ, on average"])
+            names = anatomy.pair(anatomy.host_embedding_norm(side))
+            for name, value, of, changed in zip(names, norm, (of_weight, of_bias), (factor != 1, False), strict=True):
+                mapped = changed or growth.widens
+                graft.write(name, value, "mapped" if mapped else "copied", of, note if mapped else "")
         if self.logits_bias and anatomy.DONOR_BIAS in graft.donor_weights:
             self._logits_bias(graft)
         if self.output == "unit" and graft.is_random(anatomy.HOST_OUTPUT_NORM) and len(graft.calibration):
@@ -130,11 +134,11 @@ class Embeddings(Step):
         ours[0, known] = theirs[donor_of[known]].to(ours)
         graft.write(anatomy.HOST_BIAS, ours, "mapped", anatomy.DONOR_BIAS, "by token string; the mean elsewhere")
 
-    def _factor(self, graft: Graft, scale: float) -> float:
+    def _factor(self, graft: Graft, scale: float, eps: float) -> float:
         """What makes up, on average, for the epsilon of the host's LayerNorm being another in the donor's scale."""
         import torch
 
-        ours, theirs = anatomy.HOST_EPS / scale**2, float(graft.donor_config.layer_norm_eps)
+        ours, theirs = eps / scale**2, float(graft.donor_config.layer_norm_eps)
         if ours == theirs:
             return 1.0
         total = graft.donor_weights.shape(anatomy.DONOR_WORDS)[0]
@@ -172,7 +176,9 @@ class Embeddings(Step):
 
         vocabulary = graft.vocabulary
         words = graft.current(name)
-        donor_rows, width = graft.donor_weights.shape(anatomy.DONOR_WORDS)
+        donor_rows, width = graft.donor_weights.shape(anatomy.DONOR_WORDS)[0], words.shape[1]
+        growth = Growth.between(graft.donor_config, graft.host_config)
+        gamma = graft.source(anatomy.pair(anatomy.DONOR_EMBEDDING_NORM)[0])
         host_of = torch.from_numpy(vocabulary.host_of)
         known = torch.zeros(len(words), dtype=torch.bool)
         total, squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
@@ -181,7 +187,7 @@ class Embeddings(Step):
             fits = (places >= 0) & (places < len(words))
             block = graft.source(anatomy.DONOR_WORDS, start, start + len(places))[: len(places)]
             fits = fits[: len(block)]
-            rows = block[fits]
+            rows = growth.rows(block[fits], gamma)
             words[places[: len(block)][fits]] = rows
             known[places[: len(block)][fits]] = True
             total += rows.sum(0, dtype=torch.float64)
@@ -196,7 +202,8 @@ class Embeddings(Step):
         if len(codes) and self.languages != "keep":
             start = vocabulary.roles["bos"][0]
             noise = torch.randn(len(codes), width, generator=torch.Generator().manual_seed(0))
-            row = graft.source(anatomy.DONOR_WORDS, start, start + 1)[0] if self.languages == "start" else mean
+            first = growth.rows(graft.source(anatomy.DONOR_WORDS, start, start + 1), gamma)[0]
+            row = first if self.languages == "start" else mean
             words[codes] = row + self.spread * spread * noise
             notes.append(f"{len(codes)} language codes from {'<s>' if self.languages == 'start' else 'the mean'}")
         rest = ~known

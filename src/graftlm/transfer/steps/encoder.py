@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
@@ -21,6 +21,10 @@ class Encoder(Step):
     ridge: strength of the regularisation of the output projections towards the donor's, in units of the mean diagonal.
     input_ridge: the same for the maps that read a LayerNorm (q, k, v, fc1); null copies them.
     turns: how often the tokens' scales and the projection are solved for in turn; 0 is one common scale.
+    fewer, more: where the layers of a host with fewer or more of them come from (`graftlm.transfer.layers`).
+
+    A wider host, or one with more feed-forward units, computes what one of the donor's width would
+    (`graftlm.transfer.growth`). Its heads must have the donor's size.
     """
 
     tokens: int = setting(60_000, at_least=16)
@@ -28,6 +32,8 @@ class Encoder(Step):
     ridge: float = setting(0.05, above=0)
     input_ridge: float | None = setting(None, above=0)
     turns: int = setting(5, at_least=0)
+    fewer: Literal["spread", "first", "last", "ends"] = "spread"
+    more: Literal["each", "stack"] = "each"
     seed: int = setting(0, at_least=0)
 
     reference: ClassVar[str] = "no publication found; derived and measured in this project"
@@ -41,20 +47,21 @@ class Encoder(Step):
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         ours, theirs = anatomy.Shape.of_host(host), anatomy.Shape.of_donor(donor)
-        for name, setting_name in (
-            ("d_model", "d_model"),
-            ("layers", "encoder_layers"),
-            ("heads", "heads"),
-            ("ffn", "ffn"),
-        ):
-            have, want = getattr(ours, name), getattr(theirs, name)
-            if have != want:
-                yield Problem(
-                    f"model.host.{setting_name}",
-                    have,
-                    f"must be the donor's {want} for this graft ({path})",
-                    f"set model.host.{setting_name}=null, or take a host checkpoint of that shape",
-                )
+        if ours.ffn < theirs.ffn:
+            yield Problem(
+                "model.host.ffn",
+                ours.ffn,
+                f"must be at least the donor's {theirs.ffn} for this graft ({path})",
+                "set model.host.ffn=null, or take a host checkpoint of that shape",
+            )
+        head = theirs.d_model // theirs.heads
+        if ours.d_model // ours.heads != head:
+            yield Problem(
+                "model.host.heads",
+                ours.heads,
+                f"must give heads of the donor's {head} dimensions for this graft ({path})",
+                f"set it to {max(ours.d_model // head, 1)}, or model.host.d_model and heads to null",
+            )
         if ours.activation != theirs.activation:
             yield Problem(
                 f"{path}.step",
@@ -64,14 +71,14 @@ class Encoder(Step):
             )
 
     def apply(self, graft: Graft) -> None:
-        from graftlm.transfer.calibrate import Options, calibrate, choose_texts
+        from graftlm.transfer.calibrate import Depth, Options, calibrate, choose_texts
 
         rows = choose_texts(graft, self.tokens, self.max_length, self.seed)
         if sum(map(len, rows)) < 16:
             raise TransferError.at(
                 f"{graft.path}.tokens", self.tokens, "there is no calibration text", "give the graft some text"
             )
-        calibrate(graft, rows, Options(self.ridge, self.input_ridge, self.turns))
+        calibrate(graft, rows, Options(self.ridge, self.input_ridge, self.turns), Depth(self.fewer, self.more))
 
 
 STEP = Encoder
