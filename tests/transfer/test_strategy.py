@@ -152,7 +152,9 @@ def test_shapes_that_differ_are_refused_before_anything_is_written(
     strategy = TransferSettings("calibrated", steps=[EMBEDDINGS, ENCODER])
     found = check_compatible(strategy, rough_donor.config.to_dict(), host.config.to_dict())
     assert f"model.host.{setting}={value}" in str(found[0])
-    with pytest.raises(TransferError, match=rf"model\.host\.{setting}={value}: must (be at least|give heads of) the donor's"):
+    with pytest.raises(
+        TransferError, match=rf"model\.host\.{setting}={value}: must (be at least|give heads of) the donor's"
+    ):
         apply_strategy(strategy, rough_donor, host, donor_tokenizer, host_tokenizer, texts[20:], texts[:20], False)
     assert all(torch.equal(before[name], tensor) for name, tensor in host.state_dict().items())
 

@@ -37,12 +37,15 @@ def run(context: StageContext) -> None:
     pl.seed_everything(settings.finetune.seed, verbose=False)
     host = build_host(settings.model, tokenizer, _donor_config(settings.model))
     report = context.work / "transfer.json"
+    held_out, langs = corpus.texts("validation"), corpus.text_langs("train")
+    chosen = _sample(len(corpus.texts("train")), _CALIBRATION_TEXTS)
     graft = TransferCallback(
         settings.transfer,
         donor / "model" if donor is not None else None,
         tokenizer,
-        calibration=_sample(corpus.texts("train"), _CALIBRATION_TEXTS),
-        held_out=_sample(corpus.texts("validation"), settings.transfer.fidelity_texts),
+        calibration=_texts(corpus.texts("train"), chosen),
+        held_out=_texts(held_out, _sample(len(held_out), settings.transfer.fidelity_texts)),
+        languages=[langs[int(place)] for place in chosen],
         report_path=report,
         host_pretrained=settings.model.host.checkpoint is not None,
         progress=context.progress,
@@ -82,7 +85,10 @@ def _donor_config(model: ModelSettings) -> XLMRobertaConfig:
     return XLMRobertaConfig(**read_config(donor.checkpoint, donor.revision, "model.donor.checkpoint"))
 
 
-def _sample(texts: TokenFile, most: int) -> list[npt.NDArray[np.int64]]:
-    """Texts spread over the whole file, always the same ones."""
-    places = np.random.default_rng(0).permutation(len(texts))[:most]
-    return [np.asarray(texts[int(place)], dtype=np.int64) for place in np.sort(places)]
+def _sample(total: int, most: int) -> npt.NDArray[np.int64]:
+    """Numbers of texts spread over the whole file, always the same ones."""
+    return np.sort(np.random.default_rng(0).permutation(total)[:most])
+
+
+def _texts(file: TokenFile, places: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    return [np.asarray(file[int(place)], dtype=np.int64) for place in places]

@@ -38,6 +38,8 @@ def apply_strategy(
     pairs: Sequence[tuple[Any, Any]] = (),
     base: Weights | None = None,
     adapter: Any = None,
+    device: str = "cpu",
+    precision: str = "32-true",
 ) -> TransferReport:
     """Apply a strategy to `host` in place and report what was done. Leaves all global random states as they were.
 
@@ -49,7 +51,7 @@ def apply_strategy(
         calibration: texts to fit on, donor ids without special tokens.
         held_out: texts to measure on, likewise.
         host_pretrained: whether the host came from a checkpoint (its untouched tensors are `kept`).
-        languages, pairs, base, adapter: see `Graft`.
+        languages, pairs, base, adapter, device, precision: see `Graft`.
 
     Raises:
         TransferError: if donor and host do not fit, or the encoder that was carried over does not work as the donor's.
@@ -91,6 +93,10 @@ def apply_strategy(
                 pairs=pairs,
                 base_weights=base,
                 adapter=adapter,
+                donor_tokenizer=donor_tokenizer,
+                host_tokenizer=host_tokenizer,
+                device=device,
+                precision=precision,
                 progress=progress,
             )
             records = run_steps(graft, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ class TransferCallback(pl.Callback):
         report_path: where `transfer.json` goes.
         host_pretrained: whether the host came from a checkpoint.
         donor_tokenizer: the donor's, where its folder has none.
+        languages, pairs: see `graftlm.transfer.graft.Graft`.
         resuming: the run goes on from a checkpoint: its weights are kept and nothing is written. Lightning does not
             tell a callback in `setup` which checkpoint `fit(ckpt_path=...)` was given, so the caller has to.
     """
@@ -43,6 +45,8 @@ class TransferCallback(pl.Callback):
         donor_tokenizer: Any = None,
         progress: Progress | None = None,
         resuming: bool = False,
+        languages: Sequence[str] = (),
+        pairs: Sequence[tuple[Any, Any]] = (),
     ):
         self.strategy = strategy
         self.donor_path = donor_path
@@ -54,6 +58,8 @@ class TransferCallback(pl.Callback):
         self.donor_tokenizer = donor_tokenizer
         self.progress = progress or Silent()
         self.resuming = resuming
+        self.languages = languages
+        self.pairs = pairs
         self.report: TransferReport | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -74,6 +80,10 @@ class TransferCallback(pl.Callback):
                 self.held_out,
                 self.host_pretrained,
                 self.progress,
+                languages=self.languages,
+                pairs=self.pairs,
+                device=str(trainer.strategy.root_device),
+                precision=str(trainer.precision),
             )
         if trainer.is_global_zero:
             self.report.write(self.report_path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from graftlm.console import Progress, Silent
@@ -14,9 +16,10 @@ from graftlm.transfer.weights import ModelWeights, Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import MBartForConditionalGeneration, XLMRobertaForMaskedLM
 
+    from graftlm.data.format import HostFormat
     from graftlm.transfer.report import Ledger
     from graftlm.transfer.vocabulary import Vocabulary
 
@@ -90,6 +93,9 @@ class Graft:
         pairs: (source, target) as donor ids without special tokens.
         base_weights: the donor before the pretrain stage, for steps with `needs_base`.
         adapter: what the pretrain stage learned beside a frozen donor (a folder of peft), or None.
+        donor_tokenizer, host_tokenizer: the tokenizers of both.
+        device: where a step that trains may put a model while it does (`trained`).
+        precision: of the trainer, for the same steps (`autocast`).
         path, step: config path and name of the current step.
     """
 
@@ -106,6 +112,10 @@ class Graft:
     host_model: MBartForConditionalGeneration | None = None
     base_weights: Weights | None = None
     adapter: Any = None
+    donor_tokenizer: Any = None
+    host_tokenizer: Any = None
+    device: str = "cpu"
+    precision: str = "32-true"
     progress: Progress = field(default_factory=Silent)
     path: str = "transfer"
     step: str = ""
@@ -148,6 +158,33 @@ class Graft:
             raise RuntimeError(f"{self.step} needs the base donor and does not say so")
         return self.base_weights
 
+    @cached_property
+    def format(self) -> HostFormat:
+        """How the host's sequences are wrapped."""
+        from graftlm.data.format import HostFormat
+
+        return HostFormat.from_tokenizer(self.host_tokenizer)
+
+    @contextmanager
+    def trained(self, *models: nn.Module) -> Iterator[str]:
+        """Models on the device for training, and back where they were afterwards."""
+        places = [next(model.parameters()).device for model in models]
+        for model in models:
+            model.to(self.device)
+        try:
+            yield self.device
+        finally:
+            for model, place in zip(models, places, strict=True):
+                model.to(place)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The trainer's mixed precision for a forward pass; float16, which needs a scaler, is taken as bfloat16."""
+        import torch
+
+        if not self.precision.endswith("-mixed"):
+            return nullcontext()
+        return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16)
+
     def source(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """A tensor of the donor, or some of its rows, in float32, marked as used.
 
@@ -175,6 +212,11 @@ class Graft:
         """A tensor of the host as it was before the strategy; `Step.originals` must name it."""
         first = self.host_weights.aliases[name]
         return self._originals[first] if first in self._originals else self.current(name)
+
+    def remember(self) -> None:
+        """Keep the originals that other steps will ask for, before a step changes the host in place."""
+        for name in self.host_weights.shapes:
+            self._remember(name)
 
     def is_random(self, name: str) -> bool:
         """Whether a tensor of the host still is what its initialisation gave."""
@@ -222,7 +264,10 @@ class Graft:
             )
 
     def _put(self, name: str, value: Tensor) -> None:
+        self._remember(name)
+        self.host_weights.write(name, value)
+
+    def _remember(self, name: str) -> None:
         first = self.host_weights.aliases[name]
         if first not in self._originals and any(fnmatchcase(name, pattern) for pattern in self.keep):
             self._originals[first] = self.current(name)
-        self.host_weights.write(name, value)

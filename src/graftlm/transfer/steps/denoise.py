@@ -1,0 +1,152 @@
+"""Some steps of denoising before the task: the decoder learns to write, and to read what the encoder says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from graftlm.errors import TransferError
+from graftlm.fields import setting
+from graftlm.transfer.graft import Graft, Step
+
+if TYPE_CHECKING:
+    from graftlm.data.format import HostFormat
+
+
+@dataclass(frozen=True)
+class Denoise(Step):
+    """Train the host to restore calibration text from mBART's noise. It is charged to the strategy as its compute.
+
+    steps, batch_tokens, max_length: optimiser steps, padded source tokens of each, longest text (specials included).
+    lr, warmup: the rate of the decoder, falling to 0, and the share of the steps over which it rises.
+    encoder_lr, embeddings_lr: factors on it; 0 keeps the encoder as the graft left it.
+    mask_ratio, span_mean, permute: the noise (`graftlm.data.denoising`).
+    language: the code of texts whose language is not known; without one they are left out.
+    """
+
+    steps: int = setting(200, at_least=1)
+    batch_tokens: int = setting(1024, at_least=16)
+    max_length: int = setting(64, at_least=8)
+    lr: float = setting(1e-3, above=0, at_most=1)
+    warmup: float = setting(0.1, at_least=0, at_most=1)
+    encoder_lr: float = setting(0.0, at_least=0, at_most=100)
+    embeddings_lr: float = setting(1.0, at_least=0, at_most=100)
+    mask_ratio: float = setting(0.35, above=0, below=1)
+    span_mean: float = setting(3.5, at_least=1, at_most=20)
+    permute: bool = True
+    language: str | None = None
+    seed: int = setting(0, at_least=0)
+
+    reference: ClassVar[str] = "Liu et al. 2020 (arXiv:2001.08210); before fine-tuning: Soltan et al. 2023 (2306.08756)"
+    after: ClassVar[tuple[str, ...]] = (
+        "embeddings",
+        "encoder",
+        "exact",
+        "naive",
+        "decoder",
+        "distill",
+        "standardise",
+        "shuffle",
+    )
+    needs_models: ClassVar[bool] = True
+    needs_text: ClassVar[bool] = True
+
+    def refines(self) -> tuple[str, ...]:
+        return ("*",)
+
+    def apply(self, graft: Graft) -> None:
+        import torch
+
+        from graftlm.models.loss import seq2seq_loss
+        from graftlm.models.optim import build_optimizer, freeze, host_parts
+        from graftlm.schema import OptimSettings, TransferSettings
+
+        batches = self._batches(graft)
+        host = graft.host
+        graft.remember()
+        before = {name: graft.current(name) for name in graft.host_weights.shapes}
+        treatment = TransferSettings(
+            "denoise", encoder_lr=self.encoder_lr, embeddings_lr=self.embeddings_lr, freeze_encoder=0.0
+        )
+        parts = host_parts(host, treatment, self.steps)
+        optim = OptimSettings(max_steps=self.steps, lr=self.lr, warmup=self.warmup)
+        built = build_optimizer(parts, optim)
+        optimizer, scheduler = built["optimizer"], built["lr_scheduler"]["scheduler"]
+        trained = {name for part in parts for name, _ in part.parameters}
+        was_training = host.training
+        loss = None
+        with graft.trained(host) as device, graft.progress.task("denoising", self.steps) as advance:
+            host.train()
+            freeze(parts, 0)
+            for number in range(self.steps):
+                torch.manual_seed((self.seed * 1_000_003 + number) % 2**63)  # dropout
+                batch = {name: tensor.to(device) for name, tensor in batches(number).items()}
+                with graft.autocast():
+                    loss = seq2seq_loss(host, batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_([p for part in parts for _, p in part.parameters], 1.0)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad(set_to_none=True)
+                advance(1)
+        for part in parts:
+            for _, parameter in part.parameters:
+                parameter.requires_grad_(True)
+        host.train(was_training)
+        assert loss is not None
+        note = f"{self.steps} steps of denoising, last loss {float(loss):.3f}"
+        for name, old in before.items():
+            value = graft.current(name)
+            if name in trained and not torch.equal(value, old):
+                graft.refine(name, value, "trained", note)
+
+    def _batches(self, graft: Graft) -> Any:
+        """A function from the number of a step to its batch."""
+        import numpy as np
+
+        from graftlm.data.batches import BatchPlan
+        from graftlm.data.denoising import noised, sentence_ends
+        from graftlm.data.languages import to_code
+        from graftlm.data.modules import IGNORED, pad, pad_sources
+
+        format: HostFormat = graft.format
+        fallback = to_code(self.language) if self.language else None
+        texts: list[tuple[Any, str]] = []
+        size = self.max_length - 2
+        for index, ids in enumerate(graft.calibration):
+            code = graft.languages[index] if index < len(graft.languages) else ""
+            lang = code if code in format.languages else fallback or ""
+            if lang in format.languages:
+                mapped = graft.vocabulary.to_host(np.asarray(ids))
+                pieces = [mapped[start : start + size] for start in range(0, len(mapped), size)]
+                texts += [(piece, lang) for piece in pieces if len(piece) >= 4]
+        if not texts:
+            raise TransferError.at(
+                f"{graft.path}.language",
+                self.language,
+                "no calibration text has a language that the host knows",
+                "give the data's languages, or set it to a code such as en_XX",
+            )
+        plan = BatchPlan(np.asarray([len(ids) + 2 for ids, _ in texts]), self.batch_tokens, self.seed)
+        ends = sentence_ends(graft.host_tokenizer.get_vocab())
+
+        def batch(number: int) -> dict[str, Any]:
+            sources, labels = [], []
+            for row in plan.indices(number).tolist():
+                ids, lang = texts[row]
+                rng = np.random.default_rng((self.seed, number, row))
+                mixed = noised(ids, format.mask_id, ends, rng, self.mask_ratio, self.span_mean, self.permute)
+                sources.append(format.source(mixed.tolist(), lang, self.max_length))
+                labels.append(format.target(ids.tolist(), lang, self.max_length))
+            input_ids, attention = pad_sources(sources, format.pad_id)
+            return {
+                "input_ids": input_ids,
+                "attention_mask": attention,
+                "decoder_input_ids": pad([format.decoder_input(row) for row in labels], format.pad_id),
+                "labels": pad(labels, IGNORED),
+            }
+
+        return batch
+
+
+STEP = Denoise

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from graftlm.errors import TransferError
+from graftlm.models.loss import seq2seq_loss
+from graftlm.schema import TransferSettings
+from graftlm.transfer.apply import apply_strategy
+from graftlm.transfer.graft import Graft
+from graftlm.transfer.report import Ledger
+from graftlm.transfer.steps.denoise import Denoise
+from graftlm.transfer.vocabulary import align
+from graftlm.transfer.weights import ModelWeights
+
+EMBEDDINGS = {"step": "embeddings"}
+ENCODER = {"step": "encoder", "tokens": 2000}
+
+
+def apply(donor: Any, host: Any, tokenizers: tuple[Any, Any], texts: Any, *steps: Any, **others: Any) -> Any:
+    settings = TransferSettings("mine", steps=list(steps))
+    others.setdefault("languages", ["en_XX"] * len(texts))
+    return apply_strategy(settings, donor, host, *tokenizers, texts, texts[:20], False, **others)
+
+
+@pytest.fixture
+def tokenizers(donor_tokenizer: Any, host_tokenizer: Any) -> tuple[Any, Any]:
+    return donor_tokenizer, host_tokenizer
+
+
+def test_the_host_learns_to_restore_text_and_the_encoder_stays(
+    rough_donor: Any, host: Any, tokenizers: Any, texts: Any
+) -> None:
+    vocabulary = align(*tokenizers)
+    ledger = Ledger(ModelWeights(rough_donor), ModelWeights(host), False)
+    graft = Graft.of_models(
+        rough_donor,
+        host,
+        vocabulary,
+        ledger,
+        calibration=texts,
+        languages=["en_XX"] * len(texts),
+        donor_tokenizer=tokenizers[0],
+        host_tokenizer=tokenizers[1],
+    )
+    step = Denoise(steps=40, lr=5e-3, batch_tokens=512, max_length=32)
+    held_out = [Denoise(seed=7, batch_tokens=512, max_length=32)._batches(graft)(number) for number in range(4)]
+
+    def loss() -> float:
+        with torch.no_grad():
+            return sum(float(seq2seq_loss(host.eval(), batch)) for batch in held_out) / 4
+
+    before, start = loss(), copy.deepcopy(host.state_dict())
+    step.apply(graft)
+    assert loss() < before - 0.5
+    moved = {name for name, value in host.state_dict().items() if not torch.equal(value, start[name])}
+    assert not any(".encoder.layers." in name or "encoder.layer_norm" in name for name in moved)
+    assert any(".encoder_attn." in name for name in moved)
+    entries = {item.name: item for item in ledger.host.values()}
+    first = {ModelWeights(host).aliases[name] for name in moved}
+    assert {name for name, item in entries.items() if item.status == "trained"} == first
+    assert all(parameter.requires_grad for parameter in host.parameters())
+
+
+def test_the_same_seed_gives_the_same_host(rough_donor: Any, host: Any, tokenizers: Any, texts: Any) -> None:
+    other = copy.deepcopy(host)
+    step = {"step": "denoise", "steps": 3, "max_length": 32}
+    torch.manual_seed(1)
+    report = apply(rough_donor, host, tokenizers, texts, EMBEDDINGS, ENCODER, step)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(2)
+    apply(rough_donor, other, tokenizers, texts, EMBEDDINGS, ENCODER, step)
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.random.get_rng_state()), "the graft leaves the global random state as it was"
+    ours, theirs = host.state_dict(), other.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    # the compute is charged: forward and backward
+    assert report.steps[2].flops > 0
+    assert report.flops == sum(item.flops for item in report.steps)
+    noted = {item.name: item for item in report.host_tensors}["model.shared.weight"]
+    assert noted.step == "embeddings + denoise"
+    assert "3 steps of denoising" in noted.note
+
+
+def test_text_without_a_known_language_is_refused(rough_donor: Any, host: Any, tokenizers: Any, texts: Any) -> None:
+    with pytest.raises(TransferError, match=r"transfer\.steps\[0\]\.language: no calibration text"):
+        apply(rough_donor, host, tokenizers, texts, {"step": "denoise", "steps": 2}, languages=[])
+    apply(rough_donor, host, tokenizers, texts, {"step": "denoise", "steps": 2, "language": "en_XX"}, languages=[])
