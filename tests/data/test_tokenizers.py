@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from graftlm.data.charsmap import build_charsmap
 from graftlm.data.languages import CC25, MBART50
 from graftlm.data.tokenizers import (
+    WHITE_SPACE,
     build_donor_tokenizer,
     build_host_tokenizer,
     encode,
@@ -116,13 +118,9 @@ def test_host_over_a_donor_checkpoint(format: Any, pieces: Any, donor_tokenizer:
 
 
 def test_charsmap_of_a_donor_reaches_the_host(pieces: Any, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer, XLMRobertaTokenizer
+    from transformers import AutoTokenizer
 
-    from graftlm.data.tokenizers import _whitespace_charsmap
-
-    blob = _whitespace_charsmap()
-    vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces, ("<mask>", 0.0)]
-    donor = XLMRobertaTokenizer(vocab=vocabulary, _spm_precompiled_charsmap=blob)
+    donor = build_donor_tokenizer(pieces, build_charsmap(WHITE_SPACE))
     host = host_tokenizer_from_donor(donor, "cc25")
     host.save_pretrained(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer.normalizer is None  # the trap in transformers

@@ -13,13 +13,13 @@ import io
 import json
 import logging
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graftlm.checkpoint import REMEDY, first_line, resolve
+from graftlm.data.charsmap import build_charsmap
 from graftlm.data.languages import CODES, MBART50
 from graftlm.errors import CheckpointError
 
@@ -36,6 +36,7 @@ MASK = "<mask>"
 COVERAGE = 0.9995  # share of all characters that get a piece of their own: SentencePiece's default, XLM-R's setting
 CHARACTERS_A_PIECE = 250  # of text that the vocabulary is trained on: 2 million for 8,000 pieces, some 10 s
 LEAST_CHARACTERS = 1_000_000
+WHITE_SPACE = dict.fromkeys("\t\n\v\f\r", " ")
 
 _RESERVED = frozenset((*SPECIALS, MASK, *MBART50))
 _RESERVED_PATTERN = re.compile("|".join(re.escape(token) for token in sorted(_RESERVED, key=len, reverse=True)))
@@ -102,12 +103,12 @@ def train_pieces(texts: Sequence[str], vocab_size: int) -> list[Piece]:
     return pieces[:wanted]
 
 
-def build_donor_tokenizer(pieces: Sequence[Piece]) -> XLMRobertaTokenizer:
-    """`<s> <pad> </s> <unk>`, the pieces, `<mask>`."""
+def build_donor_tokenizer(pieces: Sequence[Piece], charsmap: bytes | None = None) -> XLMRobertaTokenizer:
+    """`<s> <pad> </s> <unk>`, the pieces, `<mask>`; `charsmap` is a SentencePiece precompiled normaliser."""
     from transformers import XLMRobertaTokenizer
 
     vocabulary = [*((token, 0.0) for token in SPECIALS), *pieces, (MASK, 0.0)]
-    return XLMRobertaTokenizer(vocab=vocabulary)
+    return XLMRobertaTokenizer(vocab=vocabulary, _spm_precompiled_charsmap=charsmap)
 
 
 def build_host_tokenizer(
@@ -132,7 +133,7 @@ def build_host_tokenizer(
         (MASK, 0.0),
     ]
     if format == "mbart50":
-        return MBart50Tokenizer(vocab=vocabulary, _spm_precompiled_charsmap=charsmap or _whitespace_charsmap())
+        return MBart50Tokenizer(vocab=vocabulary, _spm_precompiled_charsmap=charsmap or build_charsmap(WHITE_SPACE))
     tokenizer = MBartTokenizer(vocab=vocabulary)
     if charsmap is not None:
         tokenizer.backend_tokenizer.normalizer = normalizers.Precompiled(charsmap)
@@ -246,20 +247,3 @@ def _covered(texts: Sequence[str], most: int) -> Iterator[str]:
             dropped[ord(character)] = " "
         seen += count
     return (text.translate(dropped) for text in texts) if dropped else iter(texts)
-
-
-def _whitespace_charsmap() -> bytes:
-    """A SentencePiece charsmap that maps tab, line feed, vertical tab, form feed and carriage return to a space.
-
-    Layout (sentencepiece, `normalizer.cc`): the size of a Darts double array in bytes, its 32-bit units, then the
-    replacements, each ended by a zero. A unit: bits 0-7 the label, bit 8 "has a leaf", from bit 10 the XOR offset; a
-    leaf has bit 31 set, and the replacement's place in the lower bits (0 here: there is one replacement).
-    """
-    root, first_leaf = 256, 768
-    units = [0] * 1024
-    units[0] = root << 10
-    for leaf, label in enumerate(b"\t\n\v\f\r", first_leaf):
-        node = root ^ label
-        units[node] = label | 1 << 8 | (node ^ leaf) << 10
-        units[leaf] = 1 << 31
-    return struct.pack("<1025I", 4 * len(units), *units) + b" \0"
