@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -31,6 +32,10 @@ def test_a_sweep_with_known_truth(fake_sweep, tmp_path):
     assert seed["compute_share"] == pytest.approx(seed["steps_share"] + 9e13 / 1.2e14)
     assert arms["shuffled"]["mean"]["steps_share"] is None
     assert arms["shuffled"]["mean"]["steps_share_above"] == 1.0
+    # the first validation, at step 50, finds a gap of 1.1 * (log(51) / log(1001))²
+    assert seed["read_steps"] == pytest.approx(50 * 0.05 / (1.1 * (np.log(51) / np.log(1001)) ** 2))
+    assert seed["read_steps"] < arms["none"]["seeds"][0]["read_steps"]
+    assert seed["first_loss"] > seed["val_loss"]
     assert any("share one donor" in caveat for caveat in report.caveats)
     assert any(caveat.startswith("57% of the log-step axis") for caveat in report.caveats)  # log(51) / log(1001)
     assert "| calibrated | better | 8 |" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
@@ -39,6 +44,14 @@ def test_a_sweep_with_known_truth(fake_sweep, tmp_path):
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("calibrated") and "better" in line and "−0.18 [−0.22, −0.14]" in line for line in lines)
+
+
+def test_a_model_that_never_reads_its_source_says_up_to_where(fake_sweep, fake_arm, tmp_path):
+    folder = fake_sweep().sweep(arms=(fake_arm("none", gap=0.02), fake_arm("calibrated", gap=0.9)))
+    arms = {arm.name: arm for arm in build_report([folder], tmp_path / "out").arms}
+    assert arms["none"].mean["read_steps"] is None
+    assert arms["none"].mean["read_steps_above"] == 1000
+    assert "| > 1000 |" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 def test_two_seeds_support_no_claim(fake_sweep, fake_arm):

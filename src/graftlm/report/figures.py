@@ -13,6 +13,7 @@ import numpy as np
 from graftlm.report import statistics as stats
 from graftlm.report.records import Run, mapping, number
 
+READS = 0.05  # nats a token by which wrong sources must be worse for a model to be said to read its source
 SCORES = ("rouge1", "rouge2", "rougeL", "chrf", "bleu")
 
 
@@ -44,6 +45,7 @@ def figures_of(run: Run, base: Run | None) -> dict[str, Any]:
         "finetune_seed": run.finetune_seed,
         "pretrain_seed": run.pretrain_seed,
         "auc": curve_area(run),
+        "first_loss": float(curve["loss"][0]),
         "val_loss": float(curve["loss"][-1]),
         "val_loss_best": float(np.nanmin(curve["loss"])),
         "test_loss": number(run.scores.get("loss")),
@@ -58,6 +60,7 @@ def figures_of(run: Run, base: Run | None) -> dict[str, Any]:
         "command": run.command,
         "job": run.job,
     }
+    figures["read_steps"], figures["read_steps_above"] = read_steps(run)
     if base is None or base is run:
         return figures
     best = int(np.argmin(base.curve["loss"]))
@@ -74,6 +77,16 @@ def figures_of(run: Run, base: Run | None) -> dict[str, Any]:
         figures["compute_share"] = None if reached is None else charged / spent
         figures["compute_share_above"] = charged / spent if reached is None else None
     return figures
+
+
+def read_steps(run: Run) -> tuple[float | None, float | None]:
+    """The step at which the shuffled-source gap first reaches `READS`, or None and the step up to which it did not."""
+    steps, gap = run.curve["step"], run.curve["gap"]
+    known = np.isfinite(gap)
+    if not known.any():
+        return None, None
+    reached = stats.first_reach(steps[known], -gap[known], -READS)
+    return (reached, None) if reached is not None else (None, float(steps[known][-1]))
 
 
 def charged_before(run: Run) -> float:
@@ -100,9 +113,9 @@ def means_of(seeds: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     for name in names:
         if name in ("finetune_seed", "pretrain_seed", "command", "job") or name.endswith("_above"):
             continue
-        if name.endswith("_share"):
+        if name.endswith("_share") or name == "read_steps":
             told = [item for item in seeds if name in item]
-            bounds = [item[f"{name}_above"] or math.inf for item in told]
+            bounds = [item.get(f"{name}_above") or math.inf for item in told]
             mean[name], mean[f"{name}_above"] = stats.median_censored([item[name] for item in told], bounds)
             continue
         values = [found for item in seeds if (found := number(item.get(name))) is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from graftlm.report.compare import FIGURES, ArmReport, Report
+from graftlm.report.figures import READS
 from graftlm.report.text import duration, flops, interval, pvalue, share, show
 
 
@@ -25,6 +26,14 @@ def to_markdown(report: Report) -> str:
         f"Differences are against the baseline, with {report.confidence:.0%} intervals. *steps* and *compute*: the "
         "share of the baseline's that an arm needed to reach the baseline's best validation loss, the donor's "
         "training charged.",
+        "",
+        "## On the way",
+        "",
+        f"*reads after*: steps until the loss with shuffled sources is {READS} nats worse than with the right ones.",
+        "",
+        "| arm | loss before training | final validation loss | reads after | CKA | cosine |",
+        "|---|---|---|---|---|---|",
+        *("| " + " | ".join(_way(arm)) + " |" for arm in report.arms),
         "",
         "## Costs",
         "",
@@ -62,6 +71,19 @@ def _row(arm: ArmReport, names: list[str]) -> list[str]:
         share(arm.mean, "steps_share"),
         share(arm.mean, "compute_share"),
         *(show(arm.mean.get(name), 3 if name in ("val_loss", "gap") else 1) for name in names),
+    ]
+
+
+def _way(arm: ArmReport) -> list[str]:
+    after = (arm.fidelity or {}).get("after") or {}
+    steps, above = arm.mean.get("read_steps"), arm.mean.get("read_steps_above")
+    return [
+        escape(arm.name) + (" (control)" if arm.control else ""),
+        show(arm.mean.get("first_loss")),
+        show(arm.mean.get("val_loss"), 3),
+        f"{steps:.0f}" if steps is not None else f"> {above:.0f}" if above is not None else "–",
+        show(after.get("cka"), 3),
+        show(after.get("cosine"), 3),
     ]
 
 
