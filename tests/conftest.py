@@ -156,6 +156,12 @@ def corpus(
     return Corpus(folder)
 
 
+@pytest.fixture(scope="session")
+def few_rows(rows: tuple[list[Pair], list[Text]]) -> Any:
+    """Some of the rows as `Prepared`: they use a part of the vocabulary."""
+    return divide(rows[0][7:11], rows[1][14:18])
+
+
 def divide(pairs: list[Pair], texts: list[Text]) -> Any:
     """The rows as `Prepared`: every tenth document held out for validation, every tenth for the test."""
     from graftlm.data.rows import SPLITS

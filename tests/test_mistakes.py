@@ -159,6 +159,13 @@ MISTAKES = [
         },
     ),
     Mistake(
+        "trimming what is built", (*SMOKE, "model.trim=5"), "model.trim=5", ("no checkpoint to cut", "model.trim=null")
+    ),
+    Mistake("trimming to less than nothing", (*SMOKE, "model=base", "model.trim=-1"), "model.trim=-1", ("at least 0",)),
+    Mistake(
+        "trimming by a word", (*SMOKE, "model=base", "model.trim=all"), "model.trim=all", ("must be a whole number",)
+    ),
+    Mistake(
         "a package that has no model",
         (*SMOKE, "model=base", "model.donor.checkpoint=package:nanoe6"),
         "model.donor.checkpoint=package:nanoe6",

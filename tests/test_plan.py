@@ -19,6 +19,7 @@ TUNED = {"finetune", "evaluate"}
 EXPECTED: dict[str, tuple[Any, set[str]]] = {
     "model.format": ("cc25", ALL),
     "model.vocab_size": (900, ALL),
+    "model.trim": (7, ALL),
     "model.donor": (None, TRAINED),
     "model.host": (None, TUNED),
     "data": (None, ALL),

@@ -162,6 +162,18 @@ def check_checkpoint(checkpoint: str, config: Mapping[str, Any] | None, kind: st
     return []
 
 
+def check_size(config: Mapping[str, Any], tokens: int, checkpoint: str, path: str) -> None:
+    """Raises `CheckpointError` where a model and its tokenizer do not have the same number of tokens."""
+    size = config.get("vocab_size")
+    if size != tokens:
+        raise CheckpointError.at(
+            path,
+            checkpoint,
+            f"the model has {size} tokens, its tokenizer {tokens}",
+            "use the tokenizer that the model was trained with",
+        )
+
+
 def donor_shape(donor: DonorSettings) -> dict[str, Any]:
     """The sizes of a donor to be built, in the names of XLM-R's config.json."""
     return {

@@ -82,6 +82,7 @@ def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]
             "data": outcome(settings.data),
             "fingerprint": fingerprints.data(settings),
             "vocab_size": model.vocab_size,
+            "trim": model.trim,
             "format": model.format,
             "donor": donor,
             "host": host,

@@ -57,11 +57,15 @@ class HostSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The pair of donor and host, and the vocabulary they share."""
+    """The pair of donor and host, and the vocabulary they share.
+
+    `trim`: both are cut to the tokens that the corpus uses and so many of the likeliest others; null keeps all.
+    """
 
     name: str = setting("custom", outcome=False)
     format: Literal["mbart50", "cc25"] = "mbart50"
     vocab_size: int | None = setting(None, at_least=300, remedy="null takes the tokenizers of the checkpoints")
+    trim: int | None = setting(None, at_least=0, remedy="null keeps the whole vocabulary of the checkpoints")
     pretrain_lr: float = setting(1e-3, above=0, at_most=1, outcome=False)  # counted as pretrain.lr
     finetune_lr: float = setting(1e-3, above=0, at_most=1, outcome=False)
     donor: DonorSettings = field(default_factory=DonorSettings)
@@ -78,6 +82,13 @@ class ModelSettings:
                 self.vocab_size,
                 "a donor checkpoint brings its own tokenizer",
                 f"set {path}.vocab_size=null",
+            )
+        if self.donor.checkpoint is None and self.trim is not None:
+            yield Problem(
+                f"{path}.trim",
+                self.trim,
+                "there is no checkpoint to cut: a vocabulary that is built is of the corpus already",
+                f"set {path}.trim=null, or name {path}.donor.checkpoint",
             )
         if self.donor.checkpoint is None and self.host.checkpoint is not None:
             yield Problem(

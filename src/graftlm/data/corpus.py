@@ -3,6 +3,7 @@
     summary.json                       counts, languages, tokens, share of <unk>, what was dropped
     pairs.{train,validation,test}.jsonl
     tokenizer/donor  tokenizer/host    Hugging Face folders
+    tokenizer/{donor,host}_rows.npy    with `model.trim`: the checkpoint's id of each id
     tokens/texts.{train,validation}    donor ids; the test split's texts never train anything
     tokens/{source,target}.{split}     host ids; row i is line i of pairs.{split}.jsonl
     tokens/*.langs.npy                 the language of each row, an index into summary.json's "languages"
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from graftlm.checkpoint import check_size, read_config
 from graftlm.console import Progress, Silent
 from graftlm.data import tokenizers
 from graftlm.data.format import HostFormat
@@ -71,9 +73,6 @@ def write_corpus(prepared: Prepared, model: ModelSettings, out: Path, progress: 
     out.mkdir(parents=True, exist_ok=True)
     donor, host = _tokenizers(prepared, model, progress)
     _check_languages(prepared, HostFormat.from_tokenizer(host), model)
-    donor.save_pretrained(out / "tokenizer" / "donor")
-    host.save_pretrained(out / "tokenizer" / "host")
-
     languages = _languages(prepared)
     writing = _Writing(out / "tokens", languages, progress)
     dropped = Counter(prepared.dropped)
@@ -92,6 +91,11 @@ def write_corpus(prepared: Prepared, model: ModelSettings, out: Path, progress: 
         _write_pairs(out / f"pairs.{split}.jsonl", spoken)
         counts["pairs"][split] = _count(f"{row.source_lang}>{row.target_lang}" for row in spoken)
     _check_unknown(writing, model)
+    full = {"donor": len(donor), "host": len(host)}
+    if model.trim is not None:
+        donor, host = _trim(donor, host, writing.files, model, out, progress)
+    donor.save_pretrained(out / "tokenizer" / "donor")
+    host.save_pretrained(out / "tokenizer" / "host")
     summary = {
         "version": 1,
         **counts,
@@ -99,6 +103,7 @@ def write_corpus(prepared: Prepared, model: ModelSettings, out: Path, progress: 
         "lengths": writing.lengths,
         "unknown": writing.unknown_shares(),
         "vocabulary": {"donor": len(donor), "host": len(host)},
+        "trimmed_from": full if model.trim is not None else None,
         "languages": languages,
         "dropped": dict(dropped),
     }
@@ -126,6 +131,21 @@ class Corpus:
     @cached_property
     def host_tokenizer(self) -> Any:
         return tokenizers.load_tokenizer(str(self.path / "tokenizer" / "host"), path="store", kind="host")
+
+    @cached_property
+    def donor_rows(self) -> npt.NDArray[np.int64] | None:
+        """The id in the donor's checkpoint of each id here; None where nothing was trimmed (`model.trim`)."""
+        return self._rows("donor")
+
+    @cached_property
+    def host_rows(self) -> npt.NDArray[np.int64] | None:
+        """Likewise of the host: of its checkpoint, or of the vocabulary that a built host would have had."""
+        return self._rows("host")
+
+    def _rows(self, role: str) -> npt.NDArray[np.int64] | None:
+        file = self.path / "tokenizer" / f"{role}_rows.npy"
+        rows: npt.NDArray[np.int64] | None = np.load(file) if file.is_file() else None
+        return rows
 
     @cached_property
     def format(self) -> HostFormat:
@@ -171,6 +191,7 @@ class _Writing:
         self._progress = progress
         self._seen = Counter[str]()
         self._unknown = Counter[str]()
+        self.files: dict[str, TokenFile] = {}
         self.tokens: dict[str, int] = {}
         self.lengths: dict[str, dict[str, float]] = {}
 
@@ -190,7 +211,8 @@ class _Writing:
                         self._unknown[key] += ids.count(unknown)
                 advance(len(some))
         np.save(self._folder / f"{name}.langs.npy", np.asarray([self._index[lang] for lang in langs], dtype=np.uint8))
-        lengths = TokenFile(self._folder / name).lengths
+        self.files[name] = TokenFile(self._folder / name)
+        lengths = self.files[name].lengths
         self.tokens[name] = int(lengths.sum())
         if len(lengths):
             self.lengths[name] = {
@@ -229,6 +251,31 @@ def _tokenizers(prepared: Prepared, model: ModelSettings, progress: Progress) ->
             f"set model.format={kind}",
         )
     return donor, host
+
+
+def _trim(
+    donor: Any, host: Any, files: Mapping[str, TokenFile], model: ModelSettings, out: Path, progress: Progress
+) -> tuple[Any, Any]:
+    """Both tokenizers cut to what the files use; the files get the new ids, and the rows are written."""
+    from graftlm.data.trimming import trim_pair
+
+    assert model.trim is not None
+    for role, full, part in (("donor", donor, model.donor), ("host", host, model.host)):
+        if part.checkpoint is not None:
+            where = f"model.{role}.checkpoint"
+            check_size(read_config(part.checkpoint, part.revision, where), len(full), part.checkpoint, where)
+    sides: dict[str, list[TokenFile]] = {"donor": [], "host": []}
+    for name, file in files.items():
+        sides["donor" if name.startswith("texts.") else "host"].append(file)
+    used = {role: np.unique(np.concatenate([file.used for file in some])).tolist() for role, some in sides.items()}
+    pair = trim_pair(donor, host, used["donor"], used["host"], model.trim, model.format)
+    (out / "tokenizer").mkdir(exist_ok=True)
+    for role, full, trimmed in zip(("donor", "host"), (donor, host), pair, strict=True):
+        np.save(out / "tokenizer" / f"{role}_rows.npy", trimmed.rows)
+        for file in sides[role]:
+            file.renumber(trimmed.table, len(trimmed.rows))
+        progress.say(f"{role}: {len(trimmed.rows):,} of {len(full):,} tokens kept (model.trim={model.trim})")
+    return pair[0].tokenizer, pair[1].tokenizer
 
 
 def _check_languages(prepared: Prepared, format: HostFormat, model: ModelSettings) -> None:

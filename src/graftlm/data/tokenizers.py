@@ -148,8 +148,12 @@ def pieces_of(tokenizer: Any) -> list[Piece]:
 
 def host_tokenizer_from_donor(donor_tokenizer: Any, format: Format) -> MBart50Tokenizer | MBartTokenizer:
     """The host's tokenizer over a donor checkpoint's pieces: the real XLM-R's 250,002 become mBART-50's 250,054."""
-    described = json.loads(donor_tokenizer.backend_tokenizer.to_str())
-    return build_host_tokenizer(pieces_of(donor_tokenizer), format, _charsmap_of(described.get("normalizer")))
+    return build_host_tokenizer(pieces_of(donor_tokenizer), format, charsmap_of(donor_tokenizer))
+
+
+def charsmap_of(tokenizer: Any) -> bytes | None:
+    """The precompiled normaliser of a tokenizer, or None."""
+    return _charsmap_of(json.loads(tokenizer.backend_tokenizer.to_str()).get("normalizer"))
 
 
 def load_tokenizer(

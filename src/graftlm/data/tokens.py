@@ -93,6 +93,18 @@ class TokenFile:
         """All of them."""
         return int(self.offsets[-1])
 
+    @property
+    def used(self) -> npt.NDArray[np.int64]:
+        """The ids that occur, each once, ascending."""
+        return np.unique(self._ids).astype(np.int64)
+
+    def renumber(self, table: npt.NDArray[np.int64], vocab_size: int) -> None:
+        """Write the file anew with `table[id]` for each id, below `vocab_size`. This object still sees the old one."""
+        binary = _with(self.path, ".bin")
+        temporary = binary.with_name(binary.name + ".tmp")
+        table[self._ids].astype(width_for(vocab_size)).tofile(temporary)
+        temporary.replace(binary)
+
 
 def _with(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)

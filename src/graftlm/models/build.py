@@ -9,19 +9,32 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from graftlm.checkpoint import REMEDY, WEIGHTS, check_checkpoint, first_line, read_config, resolve
+from graftlm.checkpoint import REMEDY, WEIGHTS, check_checkpoint, check_size, first_line, read_config, resolve
 from graftlm.data.format import HostFormat
 from graftlm.errors import CheckpointError
 from graftlm.schema import ModelSettings
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from transformers import MBartForConditionalGeneration, XLMRobertaConfig, XLMRobertaForMaskedLM
+
+    Rows = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
+_CLASSES = {
+    "xlm-roberta": "XLMRobertaForMaskedLM",
+    "mbart": "MBartForConditionalGeneration",
+    "bart": "BartForConditionalGeneration",
+}
 
-def build_donor(model: ModelSettings, tokenizer: Any) -> XLMRobertaForMaskedLM:
+
+def build_donor(model: ModelSettings, tokenizer: Any, rows: Rows | None = None) -> XLMRobertaForMaskedLM:
     """The XLM-R of `model.donor`.
+
+    Args:
+        rows: of a trimmed corpus (`Corpus.donor_rows`): the checkpoint's ids that the tokenizer has.
 
     Raises:
         CheckpointError: the checkpoint is missing, incomplete, of another kind, or of another vocabulary.
@@ -32,8 +45,7 @@ def build_donor(model: ModelSettings, tokenizer: Any) -> XLMRobertaForMaskedLM:
     if donor.checkpoint is not None:
         path = "model.donor.checkpoint"
         loaded = load_model(XLMRobertaForMaskedLM, donor.checkpoint, donor.revision, "xlm-roberta", path)
-        check_vocabulary(loaded, tokenizer, donor.checkpoint, path)
-        return loaded.train()
+        return _cut(loaded, tokenizer, rows, donor.checkpoint, path).train()
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=donor.d_model,
@@ -52,8 +64,14 @@ def build_donor(model: ModelSettings, tokenizer: Any) -> XLMRobertaForMaskedLM:
     return XLMRobertaForMaskedLM(config).train()
 
 
-def build_host(model: ModelSettings, tokenizer: Any, donor_config: XLMRobertaConfig) -> MBartForConditionalGeneration:
+def build_host(
+    model: ModelSettings, tokenizer: Any, donor_config: XLMRobertaConfig, rows: Rows | None = None
+) -> MBartForConditionalGeneration:
     """The mBART of `model.host`; a size left null is that of `donor_config`.
+
+    Args:
+        rows: of a trimmed corpus (`Corpus.host_rows`): the checkpoint's ids that the tokenizer has. Of no use
+            to a host that is built.
 
     Raises:
         CheckpointError: as `build_donor`.
@@ -65,7 +83,7 @@ def build_host(model: ModelSettings, tokenizer: Any, donor_config: XLMRobertaCon
     if host.checkpoint is not None:
         path = "model.host.checkpoint"
         loaded = load_model(MBartForConditionalGeneration, host.checkpoint, host.revision, "mbart", path)
-        check_vocabulary(loaded, tokenizer, host.checkpoint, path)
+        _cut(loaded, tokenizer, rows, host.checkpoint, path)
         set_generation(loaded, format)
         return loaded.train()
     heads = host.heads or donor_config.num_attention_heads
@@ -111,6 +129,13 @@ def set_generation(model: MBartForConditionalGeneration, format: HostFormat, lan
     model.config.decoder_start_token_id = start
 
 
+def model_class(model_type: str) -> Any:
+    """The transformers class of a donor's or host's `model_type`."""
+    import transformers
+
+    return getattr(transformers, _CLASSES[model_type])
+
+
 def load_model(kind: Any, checkpoint: str, revision: str | None, model_type: str, path: str) -> Any:
     """A model of the transformers class `kind`, in float32.
 
@@ -118,7 +143,9 @@ def load_model(kind: Any, checkpoint: str, revision: str | None, model_type: str
         CheckpointError: it is not there, cannot be fetched, lacks weights, or is no `model_type`.
     """
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     problems = check_checkpoint(checkpoint, read_config(checkpoint, revision, path), model_type, path)
     if problems:
         raise CheckpointError(problems)
@@ -141,10 +168,17 @@ def load_model(kind: Any, checkpoint: str, revision: str | None, model_type: str
 
 def check_vocabulary(model: Any, tokenizer: Any, checkpoint: str, path: str) -> None:
     """Raises `CheckpointError` where tokenizer and model do not have the same number of tokens."""
-    if len(tokenizer) != model.config.vocab_size:
-        raise CheckpointError.at(
-            path,
-            checkpoint,
-            f"the model has {model.config.vocab_size} tokens, its tokenizer {len(tokenizer)}",
-            "use the tokenizer that the model was trained with",
-        )
+    check_size({"vocab_size": model.config.vocab_size}, len(tokenizer), checkpoint, path)
+
+
+def _cut(model: Any, tokenizer: Any, rows: Rows | None, checkpoint: str, path: str) -> Any:
+    """The model with the rows of the tokenizer's tokens."""
+    if rows is not None:
+        from graftlm.models.trim import trim
+
+        try:
+            trim(model, rows)
+        except ValueError as error:  # another checkpoint under the same name since the corpus was made
+            raise CheckpointError.at(path, checkpoint, f"cannot be trimmed: {error}", "make the corpus anew") from error
+    check_vocabulary(model, tokenizer, checkpoint, path)
+    return model

@@ -35,7 +35,7 @@ def run(context: StageContext) -> None:
     donor = context.inputs.get("pretrain")
     # the same seed gives every arm the same initial host, whatever the graft then writes into it
     pl.seed_everything(settings.finetune.seed, verbose=False)
-    host = build_host(settings.model, tokenizer, _donor_config(settings.model))
+    host = build_host(settings.model, tokenizer, _donor_config(settings.model), corpus.host_rows)
     report = context.work / "transfer.json"
     held_out, langs = corpus.texts("validation"), corpus.text_langs("train")
     chosen = _sample(len(corpus.texts("train")), _CALIBRATION_TEXTS)

@@ -20,7 +20,7 @@ def run(context: StageContext) -> None:
     corpus = Corpus(context.inputs["corpus"])
     pl.seed_everything(settings.pretrain.seed, verbose=False)
     tokenizer = corpus.donor_tokenizer
-    donor = build_donor(settings.model, tokenizer)
+    donor = build_donor(settings.model, tokenizer, corpus.donor_rows)
     cost = {"seconds": 0.0, "steps": 0, "examples": 0, "tokens": 0, "flops": 0, "parameters": donor.num_parameters()}
     with tracker(context) as track:
         if settings.pretrain.max_steps:
