@@ -407,3 +407,58 @@ def test_local_folders_in_hub_layout_are_checkpoints(
 
     before, after = load_file(donor / "model.safetensors"), load_file(kept)
     assert all((before[name] == tensor).all() for name, tensor in after.items()), "zero steps leave the donor as it is"
+
+
+def test_an_exact_host_goes_the_whole_way(tmp_path: Path) -> None:
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    result = graftlm(tmp_path, "run", "experiment=smoke", "transfer=none", "model.host.architecture=bart")
+    assert result.returncode == 0, result.stderr
+    (folder,) = tmp_path.glob("multirun/store/finetune/*/model")
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, src_lang="en_XX")
+    assert type(model).__name__ == "BartForConditionalGeneration"
+    assert type(tokenizer).__name__.startswith("MBart50")
+    written = model.generate(**tokenizer(["Return the sum."], return_tensors="pt"), max_new_tokens=8, num_beams=2)
+    assert written[0, :2].tolist() == [2, tokenizer.convert_tokens_to_ids("en_XX")]
+    (scores,) = tmp_path.glob("multirun/store/evaluate/*/scores.json")
+    assert json.loads(scores.read_text())["pairs"] == 16
+
+
+def test_checkpoints_are_trimmed_to_the_corpus_and_grow_back(
+    swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    from graftlm.data.corpus import Corpus
+    from graftlm.models.trim import expand_folder
+
+    folder, _ = swept
+    (donor,) = folder.glob("multirun/store/pretrain/*/model")
+    host = next(folder.glob("multirun/store/finetune/*/model"))
+    result = graftlm(
+        tmp_path,
+        *("run", "experiment=smoke", "transfer=calibrated", "model.vocab_size=null", "model.trim=3"),
+        *(f"model.donor.checkpoint={donor}", f"model.host.checkpoint={host}", "data.max_pairs=60", "data.max_texts=60"),
+    )
+    assert result.returncode == 0, result.stderr
+    (place,) = tmp_path.glob("multirun/store/corpus/*/summary.json")
+    corpus = Corpus(place.parent)
+    sizes, full = corpus.summary["vocabulary"], corpus.summary["trimmed_from"]
+    assert sizes["donor"] < full["donor"] == 800
+    assert sizes["host"] < full["host"]
+    for stage, role, checkpoint, rows, name in (
+        ("pretrain", "donor", donor, corpus.donor_rows, "roberta.embeddings.word_embeddings.weight"),
+        ("finetune", "host", host, corpus.host_rows, "model.shared.weight"),
+    ):
+        (model,) = tmp_path.glob(f"multirun/store/{stage}/*/model")
+        assert rows is not None
+        trained = load_file(model / "model.safetensors")[name]
+        assert len(trained) == sizes[role] == len(rows)
+        out = tmp_path / f"grown_{role}"
+        expand_folder(model, str(checkpoint), rows, out, host=role == "host")
+        before, after = load_file(checkpoint / "model.safetensors")[name], load_file(out / "model.safetensors")[name]
+        changed = (before != after).any(dim=1).nonzero()[:, 0].tolist()
+        assert changed
+        assert set(changed) <= set(rows.tolist())
+        assert bool((after[rows] == trained).all())

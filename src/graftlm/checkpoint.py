@@ -144,7 +144,10 @@ def check_checkpoint(checkpoint: str, config: Mapping[str, Any] | None, kind: st
     """Whether a checkpoint is of the wanted `model_type` and its weights are all there."""
     found = (config or {}).get("model_type")
     if found != kind:
-        return [Problem(path, checkpoint, f"is a model of type {found}", f"it must be {kind}")]
+        remedy = f"it must be {kind}"
+        if {found, kind} == {"mbart", "bart"} and path == "model.host.checkpoint":
+            remedy += f", or model.host.architecture={found}"
+        return [Problem(path, checkpoint, f"is a model of type {found}", remedy)]
     folder = local_folder(checkpoint)
     if folder is None:
         return []
@@ -186,14 +189,15 @@ def donor_shape(donor: DonorSettings) -> dict[str, Any]:
 
 
 def host_shape(host: HostSettings, donor: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of a host to be built, in the names of mBART's config.json; a size left null is the donor's."""
+    """Type and sizes of a host to be built, in the names of mBART's config.json; a size left null is the donor's."""
     return {
+        "model_type": host.architecture,
         "d_model": host.d_model or donor["hidden_size"],
         "encoder_layers": host.encoder_layers or donor["num_hidden_layers"],
         "encoder_attention_heads": host.heads or donor["num_attention_heads"],
         "encoder_ffn_dim": host.ffn or donor["intermediate_size"],
         "max_position_embeddings": host.max_positions,
-        "scale_embedding": True,
+        "scale_embedding": host.architecture == "mbart",  # as the released checkpoints of each
     }
 
 

@@ -194,7 +194,7 @@ def _check_pair(settings: Settings) -> list[Problem]:
     model = settings.model
     problems: list[Problem] = []
     configs: dict[str, dict[str, Any] | None] = {}
-    for role, kind, part in (("donor", "xlm-roberta", model.donor), ("host", "mbart", model.host)):
+    for role, kind, part in (("donor", "xlm-roberta", model.donor), ("host", model.host.architecture, model.host)):
         configs[role] = None
         if part.checkpoint is None:
             continue

@@ -38,8 +38,13 @@ class DonorSettings:
 
 @dataclass(frozen=True)
 class HostSettings:
-    """The mBART: a checkpoint, or the shape of one to be built; a size left null is the donor's."""
+    """The mBART: a checkpoint, or the shape of one to be built; a size left null is the donor's.
 
+    `architecture`: `mbart` has its LayerNorms before each sublayer; `bart` after it, as the donor has, so that a graft
+    can be exact. Tokens and format are mBART's in both.
+    """
+
+    architecture: Literal["mbart", "bart"] = "mbart"
     checkpoint: str | None = None
     revision: str | None = None
     d_model: int | None = setting(None, at_least=8)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from graftlm.data.tokenizers import build_host_tokenizer
+from graftlm.checkpoint import host_shape
+from graftlm.data.tokenizers import build_host_tokenizer, load_tokenizer
 from graftlm.errors import CheckpointError
 from graftlm.models.build import build_donor, build_host, set_generation
 
@@ -31,22 +32,75 @@ def test_shapes(donor: Any, host: Any, donor_tokenizer: Any, host_tokenizer: Any
     assert host.lm_head.weight is host.model.shared.weight
 
 
+def bart(settings: Any) -> Any:
+    return dataclasses.replace(settings, host=dataclasses.replace(settings.host, architecture="bart"))
+
+
+def test_an_exact_host_has_the_donors_order_of_layer_norms(
+    model_settings: Any, donor: Any, host: Any, host_tokenizer: Any
+) -> None:
+    built = build_host(bart(model_settings), host_tokenizer, donor.config)
+    assert type(built).__name__ == "BartForConditionalGeneration"
+    assert built.training
+    assert not built.config.scale_embedding
+    assert not hasattr(built.model.encoder, "layer_norm")  # a pre-LN encoder ends with one
+    same = ("d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim", "vocab_size")
+    heads = ("encoder_attention_heads", "decoder_attention_heads", "max_position_embeddings", "activation_function")
+    ids = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "dropout", "attention_dropout")
+    for name in (*same, *heads, *ids):
+        assert getattr(built.config, name) == getattr(host.config, name), name
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_eos_token_id"):
+        assert getattr(built.generation_config, name) == getattr(host.generation_config, name), name
+    # post-LN: what leaves a layer has just passed a LayerNorm
+    ids = torch.tensor([[5, 6, 7, 2]])
+    states = built.eval().model.encoder(input_ids=ids).last_hidden_state
+    assert states.mean(dim=-1).abs().max() < 1e-5
+    torch.testing.assert_close(states.std(dim=-1, correction=0), torch.ones(1, 4), rtol=0, atol=1e-3)
+
+
+def test_a_plan_knows_the_host_that_is_built(model_settings: Any, donor: Any, host_tokenizer: Any) -> None:
+    for settings in (model_settings, bart(model_settings)):
+        shape = host_shape(settings.host, donor.config.to_dict())
+        built = build_host(settings, host_tokenizer, donor.config).config.to_dict()
+        assert shape == {name: built[name] for name in shape}
+        assert shape["model_type"] == settings.host.architecture
+
+
+def test_a_bart_checkpoint_loads_where_it_is_asked_for(
+    model_settings: Any, donor: Any, host: Any, host_tokenizer: Any, tmp_path: Path
+) -> None:
+    exact = bart(model_settings)
+    built = build_host(exact, host_tokenizer, donor.config)
+    built.save_pretrained(tmp_path / "bart")
+    host_tokenizer.save_pretrained(tmp_path / "bart")
+    host.save_pretrained(tmp_path / "mbart")
+    loaded = build_host(with_checkpoint(exact, "host", tmp_path / "bart"), host_tokenizer, donor.config)
+    torch.testing.assert_close(loaded.state_dict(), built.state_dict(), rtol=0, atol=0)
+    assert type(load_tokenizer(str(tmp_path / "bart"), kind="host")) is type(host_tokenizer)
+    for settings, found in ((exact, "mbart"), (model_settings, "bart")):
+        with pytest.raises(CheckpointError, match=f"is a model of type {found}; .* or model.host.architecture={found}"):
+            build_host(with_checkpoint(settings, "host", tmp_path / found), host_tokenizer, donor.config)
+
+
 def test_longest_rows_fit(donor: Any, host: Any) -> None:
     ids = torch.full((1, 64), 5)
     assert donor(input_ids=ids).logits.shape[1] == 64
     assert host(input_ids=ids, decoder_input_ids=ids).logits.shape[1] == 64
 
 
+@pytest.mark.parametrize("architecture", ["mbart", "bart"])
 @pytest.mark.parametrize("format", ["mbart50", "cc25"])
 def test_saved_host_generates_in_its_language(
-    format: Any, pieces: Any, model_settings: Any, donor: Any, tmp_path: Path
+    format: Any, architecture: str, pieces: Any, model_settings: Any, donor: Any, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForSeq2SeqLM
 
     from graftlm.data.format import HostFormat
 
     tokenizer = build_host_tokenizer(pieces, format)
-    settings = dataclasses.replace(model_settings, format=format)
+    settings = dataclasses.replace(
+        model_settings, format=format, host=dataclasses.replace(model_settings.host, architecture=architecture)
+    )
     built = build_host(settings, tokenizer, donor.config)
     known = HostFormat.from_tokenizer(tokenizer)
     set_generation(built, known, "de_DE")

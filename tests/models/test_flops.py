@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from graftlm.data.modules import MlmDataModule, Seq2SeqDataModule
+from graftlm.models.build import build_host
 from graftlm.models.flops import mlm_flops, seq2seq_flops
 from graftlm.models.loss import mlm_loss, seq2seq_loss
 from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TrainerSettings
@@ -27,8 +29,13 @@ def test_mlm_step_is_what_torch_counts(corpus: Any, donor: Any) -> None:
     assert mlm_flops(donor, batch) == pytest.approx(counted(lambda: mlm_loss(donor, batch)), rel=0.01)
 
 
+@pytest.mark.parametrize("architecture", ["mbart", "bart"])
 @pytest.mark.parametrize("frozen", ["nothing", "encoder", "encoder and embeddings"])
-def test_seq2seq_step_is_what_torch_counts(corpus: Any, host: Any, frozen: str) -> None:
+def test_seq2seq_step_is_what_torch_counts(
+    corpus: Any, model_settings: Any, donor: Any, architecture: str, frozen: str
+) -> None:
+    shape = dataclasses.replace(model_settings.host, architecture=architecture)
+    host = build_host(dataclasses.replace(model_settings, host=shape), corpus.host_tokenizer, donor.config)
     settings = FinetuneSettings(batch_tokens=400, max_source_length=32, max_target_length=16)
     batch = Seq2SeqDataModule(corpus, settings, TrainerSettings()).train_batch(3)
     if frozen != "nothing":

@@ -14,6 +14,7 @@ import torch
 
 from graftlm.data.modules import MlmDataModule, Seq2SeqDataModule
 from graftlm.errors import TrainingError
+from graftlm.models.build import build_host
 from graftlm.models.mlm import MlmModule
 from graftlm.models.seq2seq import Seq2SeqModule
 from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TrainerSettings, TransferSettings
@@ -162,7 +163,13 @@ def test_mlm_learns(corpus: Any, donor: Any, tmp_path: Path) -> None:
     assert last["val/perplexity"] == pytest.approx(math.exp(last["val/loss"]), rel=1e-5)
 
 
-def test_seq2seq_learns_and_reports(corpus: Any, host: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["mbart", "bart"])
+def test_seq2seq_learns_and_reports(
+    architecture: str, corpus: Any, donor: Any, model_settings: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    shape = dataclasses.replace(model_settings.host, architecture=architecture)
+    host = build_host(dataclasses.replace(model_settings, host=shape), corpus.host_tokenizer, donor.config)
     module, data = make("seq2seq", corpus, None, host, 60)
     record = Record()
     first = validate(module, data)

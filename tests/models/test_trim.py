@@ -39,10 +39,13 @@ def shaken(model: Any) -> Any:
     return model
 
 
-@pytest.fixture(params=["donor", "host", "untied host"])
-def full(request: pytest.FixtureRequest, donor: Any, host: Any) -> Any:
+@pytest.fixture(params=["donor", "host", "untied host", "bart"])
+def full(request: pytest.FixtureRequest, donor: Any, host: Any, model_settings: Any, host_tokenizer: Any) -> Any:
     if request.param == "donor":
         return shaken(donor)
+    if request.param == "bart":
+        shape = dataclasses.replace(model_settings.host, architecture="bart")
+        return shaken(build_host(dataclasses.replace(model_settings, host=shape), host_tokenizer, donor.config))
     if request.param == "untied host":
         host.config.tie_word_embeddings = False
         for name in TABLES:

@@ -7,9 +7,18 @@ Models come back in training mode (`from_pretrained` alone leaves them in eval m
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from graftlm.checkpoint import REMEDY, WEIGHTS, check_checkpoint, check_size, first_line, read_config, resolve
+from graftlm.checkpoint import (
+    REMEDY,
+    WEIGHTS,
+    check_checkpoint,
+    check_size,
+    first_line,
+    host_shape,
+    read_config,
+    resolve,
+)
 from graftlm.data.format import HostFormat
 from graftlm.errors import CheckpointError
 from graftlm.schema import ModelSettings
@@ -17,8 +26,14 @@ from graftlm.schema import ModelSettings
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from transformers import MBartForConditionalGeneration, XLMRobertaConfig, XLMRobertaForMaskedLM
+    from transformers import (
+        BartForConditionalGeneration,
+        MBartForConditionalGeneration,
+        XLMRobertaConfig,
+        XLMRobertaForMaskedLM,
+    )
 
+    Host: TypeAlias = MBartForConditionalGeneration | BartForConditionalGeneration
     Rows = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
@@ -64,10 +79,8 @@ def build_donor(model: ModelSettings, tokenizer: Any, rows: Rows | None = None) 
     return XLMRobertaForMaskedLM(config).train()
 
 
-def build_host(
-    model: ModelSettings, tokenizer: Any, donor_config: XLMRobertaConfig, rows: Rows | None = None
-) -> MBartForConditionalGeneration:
-    """The mBART of `model.host`; a size left null is that of `donor_config`.
+def build_host(model: ModelSettings, tokenizer: Any, donor_config: XLMRobertaConfig, rows: Rows | None = None) -> Host:
+    """The mBART (or BART) of `model.host`; a size left null is that of `donor_config`.
 
     Args:
         rows: of a trimmed corpus (`Corpus.host_rows`): the checkpoint's ids that the tokenizer has. Of no use
@@ -76,43 +89,38 @@ def build_host(
     Raises:
         CheckpointError: as `build_donor`.
     """
-    from transformers import MBartConfig, MBartForConditionalGeneration
-
     host = model.host
     format = HostFormat.from_tokenizer(tokenizer)
     if host.checkpoint is not None:
         path = "model.host.checkpoint"
-        loaded = load_model(MBartForConditionalGeneration, host.checkpoint, host.revision, "mbart", path)
+        kind = host.architecture
+        loaded = load_model(model_class(kind), host.checkpoint, host.revision, kind, path)
         _cut(loaded, tokenizer, rows, host.checkpoint, path)
         set_generation(loaded, format)
         return loaded.train()
-    heads = host.heads or donor_config.num_attention_heads
-    ffn = host.ffn or donor_config.intermediate_size
-    config = MBartConfig(
+    made = model_class(host.architecture)
+    shape = host_shape(host, donor_config.to_dict())
+    del shape["model_type"]
+    config = made.config_class(
         vocab_size=len(tokenizer),
-        d_model=host.d_model or donor_config.hidden_size,
-        encoder_layers=host.encoder_layers or donor_config.num_hidden_layers,
+        **shape,
         decoder_layers=host.decoder_layers,
-        encoder_attention_heads=heads,
-        decoder_attention_heads=heads,
-        encoder_ffn_dim=ffn,
-        decoder_ffn_dim=ffn,
-        max_position_embeddings=host.max_positions,
+        decoder_attention_heads=shape["encoder_attention_heads"],
+        decoder_ffn_dim=shape["encoder_ffn_dim"],
         dropout=host.dropout,
         attention_dropout=host.dropout,
-        scale_embedding=True,  # as the released checkpoints (the class default is False)
         pad_token_id=format.pad_id,
         bos_token_id=format.bos_id,
         eos_token_id=format.eos_id,
         forced_eos_token_id=format.eos_id,
         decoder_start_token_id=format.eos_id if format.kind == "mbart50" else None,
     )
-    built = MBartForConditionalGeneration(config)
+    built = made(config)
     set_generation(built, format)
     return built.train()
 
 
-def set_generation(model: MBartForConditionalGeneration, format: HostFormat, lang: str | None = None) -> None:
+def set_generation(model: Host, format: HostFormat, lang: str | None = None) -> None:
     """Generation settings of the format, so that a saved model writes in `lang` by itself.
 
     Left unset, generation of mBART-50 would start from `<s>`. Without `lang` (several target languages) the caller of

@@ -32,7 +32,7 @@ def mlm_flops(model: Any, batch: Mapping[str, Any]) -> int:
 
 
 def seq2seq_flops(model: Any, batch: Mapping[str, Any]) -> int:
-    """Operations of one step of an `MBartForConditionalGeneration`, with what is frozen now charged less."""
+    """Operations of one step of an mBART or BART with an LM head, with what is frozen now charged less."""
     model = unwrapped(model)
     encoder, decoder = model.model.encoder, model.model.decoder
     sources, targets = batch["input_ids"].numel(), batch["labels"].numel()

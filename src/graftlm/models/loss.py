@@ -60,7 +60,7 @@ def _logits(model: Any, states: Tensor) -> Tensor:
 
 
 def seq2seq_loss(model: Any, batch: Mapping[str, Any], label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy per target token of an `MBartForConditionalGeneration`, label-smoothed (Szegedy 2016)."""
+    """Mean cross entropy per target token of an mBART or BART, label-smoothed (Szegedy 2016)."""
     states, labelled = decoder_states(model, batch)
     return F.cross_entropy(_logits(model, states), batch["labels"][labelled], label_smoothing=label_smoothing)
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import MBartForConditionalGeneration
 
+from graftlm.checkpoint import read_config
 from graftlm.data.batches import cut
 from graftlm.data.corpus import Corpus
 from graftlm.data.format import HostFormat
 from graftlm.data.modules import PairRows, derangement, subset
 from graftlm.jobs import StageContext
+from graftlm.models.build import load_model, model_class
 from graftlm.models.generate import generate_by_language
 from graftlm.models.loss import per_example_nll
 from graftlm.scores import corpus_scores, row_scores
@@ -29,7 +30,9 @@ def run(context: StageContext) -> None:
     begun = time.monotonic()
     corpus = Corpus(context.inputs["corpus"])
     device = make_trainer(settings.trainer, logger=False).strategy.root_device
-    model = MBartForConditionalGeneration.from_pretrained(context.inputs["finetune"] / "model").to(device).eval()
+    folder = context.inputs["finetune"] / "model"
+    kind = str(read_config(str(folder), None, "store.dir").get("model_type"))
+    model = load_model(model_class(kind), str(folder), None, kind, "store.dir").to(device).eval()
     format = HostFormat.from_tokenizer(corpus.host_tokenizer)
     with tracker(context) as track:
         rows = _rows(context, corpus, model, format, device)
