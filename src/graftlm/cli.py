@@ -283,37 +283,58 @@ def _make_report(folders: Sequence[Path], out: Path) -> int:
 
 
 def _transfer(arguments: Sequence[str]) -> int:
-    from graftlm.compose import group_options
+    from graftlm.compose import Words, compose_jobs, group_options
 
-    strategies = [name for name in group_options("transfer") if name != "none"]
-    parser = argparse.ArgumentParser("graftlm transfer", description=COMMANDS["transfer"])
-    parser.add_argument("--encoder", required=True, metavar="DIR", help="an XLM-R folder or hub name: the donor")
-    parser.add_argument(
+    parser = argparse.ArgumentParser(
+        "graftlm transfer",
+        description="Graft one model folder into another, without an experiment; plain transformers loads the result.",
+        epilog="settings of the strategy by path: transfer.steps.1.tokens=3000 transfer.control=true; two folders of "
+        "safetensors and a strategy that only moves weights need no --text: tensors go from file to file, with one "
+        "at a time in memory, and no fidelity is measured",
+    )
+    add = parser.add_argument
+    add("--encoder", required=True, metavar="DIR", help="an XLM-R folder or hub name: the donor")
+    add(
         "--seq2seq",
         required=True,
         metavar="DIR|config",
-        help="an mBART folder or hub name, or `config`: built to the donor's shape",
+        help="an mBART folder or hub name, or `config`: built to the donor's shape, with random weights",
     )
-    parser.add_argument("--strategy", required=True, help="one of " + ", ".join(strategies))
-    parser.add_argument(
-        "--text", required=True, metavar="FILE", help="text to calibrate on and to measure with, a row a line"
+    strategies = [name for name in group_options("transfer") if name not in ("none", "rates")]  # those without steps
+    add("--strategy", required=True, metavar="NAME", help="one of " + ", ".join(strategies))
+    add(
+        "--text",
+        metavar="FILE",
+        help="text to calibrate on and to measure with: a text a line, or .jsonl with `text` and, if known, `lang`",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the grafted model is written")
-    options = parser.parse_args(arguments)
-    from graftlm.compose import Words, compose_jobs
+    add("--base", metavar="DIR", help="the donor before it was trained, for steps that carry what training changed")
+    add("--adapter", metavar="DIR", help="the adapter (peft) trained beside the donor, for steps that carry it")
+    add("--out", required=True, metavar="DIR", help="where the grafted model is written")
+    add("--config-dir", metavar="DIR", help="a folder of your own config groups (DIR/transfer/mine.yaml)")
+    add("overrides", nargs="*", metavar="transfer.SETTING=VALUE", help="settings of the strategy")
+    options = parser.parse_intermixed_args(arguments)
+    for item in options.overrides:
+        if not item.startswith("transfer."):
+            raise SettingsError.at("override", item, "is no setting of the strategy", "they begin with transfer.")
+    if options.config_dir is not None and not Path(options.config_dir).is_dir():
+        reason, remedy = "no such folder", "give the folder of your own config groups"
+        raise SettingsError.at("--config-dir", options.config_dir, reason, remedy)
+    folders = (options.config_dir,) if options.config_dir else ()
+    words = (f"transfer={options.strategy}", "logger=none", *options.overrides)
+    (job,) = compose_jobs(Words(words, config_dirs=folders))
     from graftlm.console import progress_for_terminal
-
-    (job,) = compose_jobs(Words((f"transfer={options.strategy}", "logger=none")))
     from graftlm.transfer import command
 
-    command.run(
+    request = command.Request(
         options.encoder,
         options.seq2seq,
         job.settings.transfer,
-        Path(options.text),
         Path(options.out),
-        progress_for_terminal(),
+        text=Path(options.text) if options.text else None,
+        base=options.base,
+        adapter=Path(options.adapter) if options.adapter else None,
     )
+    command.run(request, progress_for_terminal())
     print(f"model: {options.out}")
     return 0
 

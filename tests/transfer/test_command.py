@@ -11,7 +11,7 @@ import torch
 from graftlm.errors import CheckpointError, DataError, TransferError
 from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
-from graftlm.transfer.command import run
+from graftlm.transfer.command import Request, read_texts, run
 
 STRATEGY = TransferSettings("calibrated", steps=[{"step": "embeddings"}, {"step": "encoder", "tokens": 3000}])
 
@@ -27,7 +27,7 @@ def test_into_a_built_host(folder: Path, corpus_files: Path) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     out = folder / "new" / "grafted"
-    report = run(str(folder / "donor"), "config", STRATEGY, corpus_files / "texts.txt", out)
+    report = run(Request(str(folder / "donor"), "config", STRATEGY, out, corpus_files / "texts.txt"))
     assert report.fidelity is not None
     assert report.fidelity["after"]["cosine"] > 0.9
     assert json.loads((out / "transfer.json").read_text(encoding="utf-8"))["strategy"] == "calibrated"
@@ -44,9 +44,8 @@ def test_into_a_built_host(folder: Path, corpus_files: Path) -> None:
 def test_into_a_folder(folder: Path, host: Any, host_tokenizer: Any, corpus_files: Path) -> None:
     host.save_pretrained(folder / "host")
     host_tokenizer.save_pretrained(folder / "host")
-    report = run(
-        str(folder / "donor"), str(folder / "host"), STRATEGY, corpus_files / "pairs.jsonl", folder / "grafted"
-    )
+    donor, seq2seq = str(folder / "donor"), str(folder / "host")
+    report = run(Request(donor, seq2seq, STRATEGY, folder / "grafted", corpus_files / "pairs.jsonl"))
     assert report.counts["host"]["kept"] > 0
     assert report.counts["host"]["initialised"] == 0
 
@@ -61,15 +60,33 @@ def test_mistakes_leave_nothing_behind(
     donor, text, out = str(folder / "donor"), corpus_files / "texts.txt", folder / "out"
     empty = folder / "empty.txt"
     empty.write_text("\n", encoding="utf-8")
-    cases: list[tuple[type[Exception], str, tuple[Any, ...]]] = [
-        (CheckpointError, "--encoder", (str(folder / "nowhere"), "config", STRATEGY, text, out)),
-        (CheckpointError, "--seq2seq", (donor, donor, STRATEGY, text, out)),
-        (DataError, "--text", (donor, "config", STRATEGY, folder / "no.txt", out)),
-        (DataError, "holds 0 texts", (donor, "config", STRATEGY, empty, out)),
-        (TransferError, "must be at least the donor's 64", (donor, str(folder / "host"), STRATEGY, text, out)),
-        (TransferError, "is there already", (donor, "config", STRATEGY, text, folder / "donor")),
+    built = Request(donor, "config", STRATEGY, out, text)
+    blind = dataclasses.replace(built, text=None)
+    cases: list[tuple[type[Exception], str, Request]] = [
+        (CheckpointError, "--encoder", dataclasses.replace(built, encoder=str(folder / "nowhere"))),
+        (CheckpointError, "--seq2seq", dataclasses.replace(built, seq2seq=donor)),
+        (DataError, "--text", dataclasses.replace(built, text=folder / "no.txt")),
+        (DataError, "holds 0 texts", dataclasses.replace(built, text=empty)),
+        (TransferError, "needed by the step encoder", blind),
+        (TransferError, "no such folder", dataclasses.replace(built, adapter=folder / "nowhere")),
+        (TransferError, "must be at least the donor's 64", dataclasses.replace(built, seq2seq=str(folder / "host"))),
+        (TransferError, "is there already", dataclasses.replace(built, out=folder / "donor")),
     ]
-    for kind, words, arguments in cases:
+    for kind, words, request in cases:
         with pytest.raises(kind, match=words):
-            run(*arguments)
+            run(request)
     assert sorted(path.name for path in folder.iterdir()) == ["donor", "empty.txt", "host"]
+
+
+def test_languages_of_the_text(tmp_path: Path) -> None:
+    rows = [
+        {"text": "one", "lang": "en"},
+        {"text": " "},
+        {"text": "zwei", "lang": "de_DE"},
+        {"text": "?", "lang": "xx"},
+    ]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert read_texts(file) == (["one", "zwei", "?"], ["en_XX", "de_DE", ""])
+    file.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows), encoding="utf-8")
+    assert read_texts(file) == (["one", "zwei", "?"], [])

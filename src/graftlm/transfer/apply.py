@@ -14,7 +14,8 @@ from graftlm.transfer.strategy import build_steps, check_compatible
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Texts
-    from graftlm.transfer.report import StepRecord, TransferReport
+    from graftlm.transfer.report import Ledger, StepRecord, TransferReport
+    from graftlm.transfer.vocabulary import Vocabulary
     from graftlm.transfer.weights import Weights
 
 # a graft of the encoder must raise one of the two figures by this much without lowering the other, or reach both of
@@ -58,7 +59,7 @@ def apply_strategy(
     """
     import torch
 
-    from graftlm.transfer.report import Ledger, TransferReport, describe
+    from graftlm.transfer.report import Ledger
     from graftlm.transfer.weights import ModelWeights
 
     progress = progress or Silent()
@@ -109,8 +110,29 @@ def apply_strategy(
         if warning:
             warnings.append(f"{warning.reason} (expected of a control)")
             progress.say(f"transfer={strategy.name}: {warnings[-1]}")
-    ledger.explain(bool(steps))
-    report = TransferReport(
+    if steps and fidelity is None:
+        warnings.append("fidelity was not measured: there is no text to measure on")
+    report = account(strategy, donor, host, ledger, records, vocabulary, fidelity, warnings, begun)
+    progress.say(report.summary())
+    return report
+
+
+def account(
+    strategy: TransferSettings,
+    donor: Any,
+    host: Any,
+    ledger: Ledger,
+    records: list[StepRecord],
+    vocabulary: Vocabulary | None,
+    fidelity: dict[str, Any] | None,
+    warnings: list[str],
+    begun: float,
+) -> TransferReport:
+    """The report on a strategy that was applied; of the models only class and shapes are read."""
+    from graftlm.transfer.report import TransferReport, describe
+
+    ledger.explain(bool(records))
+    return TransferReport(
         strategy=strategy.name,
         control=strategy.control,
         seconds=time.perf_counter() - begun,
@@ -125,8 +147,6 @@ def apply_strategy(
         warnings=warnings,
         flops=sum(record.flops for record in records),
     )
-    progress.say(report.summary())
-    return report
 
 
 def checked_steps(strategy: TransferSettings, donor_config: Any, host_config: Any) -> list[tuple[str, Step]]:

@@ -5,77 +5,174 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graftlm.console import Progress, Silent
-from graftlm.errors import DataError, TransferError
+from graftlm.data.languages import to_code
+from graftlm.errors import DataError, Problem, TransferError
 from graftlm.schema import TransferSettings
 from graftlm.transfer.apply import apply_strategy
+from graftlm.transfer.graft import Step
 from graftlm.transfer.report import TransferReport
+from graftlm.transfer.strategy import build_steps
 
 BUILT = "config"
 
 
-def run(
-    encoder: str, seq2seq: str, strategy: TransferSettings, text: Path, out: Path, progress: Progress | None = None
-) -> TransferReport:
-    """Graft `encoder` into `seq2seq` and write a folder that plain transformers loads, with `transfer.json` in it.
+@dataclass(frozen=True)
+class Request:
+    """What is to be grafted.
 
-    Args:
-        encoder: folder or hub name of an XLM-R.
-        seq2seq: folder or hub name of an mBART, or `config`: a new one of the donor's shape, with the donor's pieces
-            and mBART-50's language codes.
-        strategy: the steps.
-        text: a text a line (.jsonl: its field `text`); every tenth is held out for the fidelity.
-        out: the folder to write; it must not hold anything yet.
+    encoder: folder or hub name of an XLM-R.
+    seq2seq: folder or hub name of an mBART, or `config`: a new one of the donor's shape, with the donor's pieces and
+        mBART-50's language codes.
+    strategy: the steps.
+    out: the folder to write; it must not hold anything yet.
+    text: a text a line (.jsonl: its field `text`, and `lang` where it is there); every tenth is held out for the
+        fidelity. Without it, and where no step needs the models, two folders of safetensors are grafted tensor by
+        tensor, and no fidelity is measured.
+    base: folder or hub name of the donor as it was before it was trained, for steps that carry the change.
+    adapter: folder of the adapter (peft) that was trained beside the donor, for steps that carry it.
+    """
+
+    encoder: str
+    seq2seq: str
+    strategy: TransferSettings
+    out: Path
+    text: Path | None = None
+    base: str | None = None
+    adapter: Path | None = None
+
+
+def run(request: Request, progress: Progress | None = None) -> TransferReport:
+    """Graft and write a folder that plain transformers loads, with `transfer.json` in it.
 
     Raises:
         CheckpointError: a model or tokenizer cannot be loaded.
         DataError: the text cannot be read.
-        TransferError: the graft does not fit or transplants nothing, or `out` is taken.
+        TransferError: the graft does not fit or transplants nothing, something that it needs was not given, or `out`
+            is taken.
     """
-    import torch
-    from transformers import XLMRobertaForMaskedLM
     from transformers.utils.logging import disable_progress_bar
-
-    from graftlm.data.tokenizers import encode, load_tokenizer
-    from graftlm.models.build import check_vocabulary, load_model
 
     progress = progress or Silent()
     disable_progress_bar()
-    out = out.expanduser().absolute()
-    if not strategy.steps:
-        raise TransferError.at("--strategy", strategy.name, "carries nothing", "name a strategy with steps")
+    out = request.out.expanduser().absolute()
+    steps = _steps(request)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TransferError.at("--out", out, "is there already", "name a folder that does not exist")
-    texts = read_texts(text)
-    donor_tokenizer = load_tokenizer(encoder, None, "--encoder", "donor")
-    donor = load_model(XLMRobertaForMaskedLM, encoder, None, "xlm-roberta", "--encoder")
-    check_vocabulary(donor, donor_tokenizer, encoder, "--encoder")
+    if request.text is None and request.seq2seq != BUILT and not any(step.needs_models for _, step in steps):
+        report = _from_files(request, out, progress)
+        if report is not None:
+            return report
+    return _from_models(request, out, progress)
+
+
+def _steps(request: Request) -> list[tuple[str, Step]]:
+    """The steps of the strategy, for which everything that they need was given."""
+    strategy = request.strategy
+    if not strategy.steps:
+        raise TransferError.at("--strategy", strategy.name, "carries nothing", "name a strategy with steps")
+    problems: list[Problem] = []
+    steps = build_steps(strategy.steps, "transfer.steps", problems)
+    for name, step in steps:
+        if step.needs_text and request.text is None:
+            problems.append(Problem("--text", None, f"is needed by the step {name}", "name a file of text"))
+        if step.needs_base and request.base is None:
+            reason = f"is needed by the step {name}: the donor as it was before it was trained"
+            problems.append(Problem("--base", None, reason, "name its folder"))
+    if request.adapter is not None and not request.adapter.is_dir():
+        problems.append(Problem("--adapter", request.adapter, "no such folder", "name the folder of an adapter"))
+    if problems:
+        raise TransferError(problems)
+    return steps
+
+
+def _from_files(request: Request, out: Path, progress: Progress) -> TransferReport | None:
+    """Graft two folders tensor by tensor; None where only transformers can read one of them."""
+    from transformers import MBartForConditionalGeneration, XLMRobertaForMaskedLM
+
+    from graftlm.data.tokenizers import load_tokenizer
+    from graftlm.models.build import check_vocabulary
+    from graftlm.transfer.folders import graft_folders, open_folder
+
+    donor = open_folder(XLMRobertaForMaskedLM, request.encoder, "xlm-roberta", "--encoder")
+    host = open_folder(MBartForConditionalGeneration, request.seq2seq, "mbart", "--seq2seq")
+    base = open_folder(XLMRobertaForMaskedLM, request.base, "xlm-roberta", "--base") if request.base else None
+    if donor is None or host is None or (request.base and base is None):
+        return None
+    donor_tokenizer = load_tokenizer(request.encoder, None, "--encoder", "donor")
+    check_vocabulary(donor.model, donor_tokenizer, request.encoder, "--encoder")
+    host_tokenizer = load_tokenizer(request.seq2seq, None, "--seq2seq", "host")
+    check_vocabulary(host.model, host_tokenizer, request.seq2seq, "--seq2seq")
+    with _written(out) as partial:
+        report = graft_folders(
+            request.strategy,
+            donor,
+            host,
+            donor_tokenizer,
+            host_tokenizer,
+            partial,
+            progress,
+            base=base.weights if base else None,
+            adapter=request.adapter,
+        )
+        report.write(partial / "transfer.json")
+    return report
+
+
+def _from_models(request: Request, out: Path, progress: Progress) -> TransferReport:
+    """Load both models, graft, and save the host."""
+    import torch
+    from transformers import XLMRobertaForMaskedLM
+
+    from graftlm.data.tokenizers import encode, load_tokenizer
+    from graftlm.models.build import check_vocabulary, load_model
+    from graftlm.transfer.weights import ModelWeights
+
+    texts, languages = read_texts(request.text) if request.text is not None else ([], [])
+    donor_tokenizer = load_tokenizer(request.encoder, None, "--encoder", "donor")
+    donor = load_model(XLMRobertaForMaskedLM, request.encoder, None, "xlm-roberta", "--encoder")
+    check_vocabulary(donor, donor_tokenizer, request.encoder, "--encoder")
+    base = load_model(XLMRobertaForMaskedLM, request.base, None, "xlm-roberta", "--base") if request.base else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        host, host_tokenizer = _host(seq2seq, donor, donor_tokenizer)
-        ids = encode(donor_tokenizer, texts)
+        host, host_tokenizer = _host(request.seq2seq, donor, donor_tokenizer)
+        ids = encode(donor_tokenizer, texts) if texts else []
         report = apply_strategy(
-            strategy,
+            request.strategy,
             donor,
             host,
             donor_tokenizer,
             host_tokenizer,
             calibration=[row for index, row in enumerate(ids) if index % 10],
             held_out=ids[::10],
-            host_pretrained=seq2seq != BUILT,
+            host_pretrained=request.seq2seq != BUILT,
             progress=progress,
+            languages=[code for index, code in enumerate(languages) if index % 10],
+            base=ModelWeights(base) if base is not None else None,
+            adapter=request.adapter,
         )
+    with _written(out) as partial:
+        host.save_pretrained(partial)
+        host_tokenizer.save_pretrained(partial)
+        report.write(partial / "transfer.json")
+    return report
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` when that went well and is gone when not."""
     partial: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         partial.chmod(0o755)
-        host.save_pretrained(partial)
-        host_tokenizer.save_pretrained(partial)
-        report.write(partial / "transfer.json")
+        yield partial
         if out.exists():
             out.rmdir()
         partial.replace(out)
@@ -84,7 +181,6 @@ def run(
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
-    return report
 
 
 def _host(seq2seq: str, donor: Any, donor_tokenizer: Any) -> tuple[Any, Any]:
@@ -106,25 +202,30 @@ def _host(seq2seq: str, donor: Any, donor_tokenizer: Any) -> tuple[Any, Any]:
     return host, tokenizer
 
 
-def read_texts(path: Path) -> list[str]:
-    """The texts of a file, a line each; of a .jsonl file the field `text`.
+def read_texts(path: Path) -> tuple[list[str], list[str]]:
+    """The texts of a file, a line each, of a .jsonl file the field `text`; and the mBART code of each.
+
+    The codes come from the field `lang`, in any spelling (`de`, `pt-BR`); "" where it is missing or mBART has no such
+    language. No codes at all where no line has one.
 
     Raises:
         DataError: it cannot be read, or holds fewer than two texts.
     """
+    codes: list[str] = []
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         if path.suffix == ".jsonl":
-            lines = [str(json.loads(line)["text"]) for line in lines if line.strip()]
+            rows = [json.loads(line) for line in lines if line.strip()]
+            lines, codes = [str(row["text"]) for row in rows], [to_code(str(row.get("lang", ""))) or "" for row in rows]
     except OSError as error:
         raise DataError.at("--text", path, f"cannot be read: {error.strerror}", "name a file of text") from error
     except UnicodeDecodeError as error:
         raise DataError.at("--text", path, "is not UTF-8", "convert it") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError.at(
             "--text", path, "has a line without a JSON field `text`", "give plain text as .txt"
         ) from error
-    texts = [line.strip() for line in lines if line.strip()]
-    if len(texts) < 2:
-        raise DataError.at("--text", path, f"holds {len(texts)} texts", "give at least two, better thousands")
-    return texts
+    kept = [index for index, line in enumerate(lines) if line.strip()]
+    if len(kept) < 2:
+        raise DataError.at("--text", path, f"holds {len(kept)} texts", "give at least two, better thousands")
+    return [lines[index].strip() for index in kept], [codes[index] for index in kept] if any(codes) else []

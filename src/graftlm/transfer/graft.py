@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from graftlm.console import Progress, Silent
 from graftlm.errors import Problem, TransferError
-from graftlm.transfer.weights import ModelWeights, Weights
+from graftlm.transfer.weights import ModelWeights, Weights, finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -191,10 +191,8 @@ class Graft:
         Raises:
             TransferError: if it holds values that are not finite.
         """
-        import torch
-
         tensor = self.donor_weights.read(name, start, stop)
-        if not bool(torch.isfinite(tensor).all()):
+        if not finite(tensor):
             raise TransferError.at(
                 self.path,
                 name,
@@ -206,7 +204,7 @@ class Graft:
 
     def current(self, name: str) -> Tensor:
         """A tensor of the host as it stands, in float32, as a copy."""
-        return self.host_weights.read(name).clone()
+        return self.host_weights.copy(name)
 
     def original(self, name: str) -> Tensor:
         """A tensor of the host as it was before the strategy; `Step.originals` must name it."""
@@ -245,8 +243,6 @@ class Graft:
         self._put(name, value)
 
     def _check(self, name: str, value: Tensor) -> None:
-        import torch
-
         shape = self.host_weights.shape(name)
         if tuple(value.shape) != shape:
             raise TransferError.at(
@@ -255,7 +251,7 @@ class Graft:
                 f"has shape {shape} in the host, {tuple(value.shape)} in the graft",
                 "give the host the donor's shape (sizes of model.host left null), or another strategy",
             )
-        if not bool(torch.isfinite(value).all()):
+        if not finite(value):
             raise TransferError.at(
                 self.path,
                 name,

@@ -31,6 +31,10 @@ class Weights(ABC):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """A tensor, or its rows from `start` to `stop`, in float32; it may share memory with the model."""
 
+    def copy(self, name: str) -> Tensor:
+        """A tensor in float32 that shares no memory with the model."""
+        return self.read(name).clone()
+
     @abstractmethod
     def write(self, name: str, value: Tensor) -> None:
         """Put a value of the tensor's shape in its place."""
@@ -57,3 +61,11 @@ class ModelWeights(Weights):
 
         with torch.no_grad():
             self._tensors[name].copy_(value.to(self._tensors[name]))
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether all values are finite, found out in blocks: `isfinite` alone needs twice the tensor's memory."""
+    import torch
+
+    flat, size = tensor.reshape(-1), 1 << 22
+    return all(bool(torch.isfinite(flat[at : at + size]).all()) for at in range(0, len(flat), size))

@@ -8,6 +8,8 @@ from typing import ClassVar
 from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
 
+_ROWS = 8192  # of a table that are read at once
+
 
 @dataclass(frozen=True)
 class Naive(Step):
@@ -37,7 +39,9 @@ class Naive(Step):
                 continue
             ours = graft.current(to)
             rows = min(len(ours), graft.donor_weights.shape(of)[0])
-            ours[:rows] = graft.source(of, 0, rows)
+            for start in range(0, rows, _ROWS):
+                stop = min(start + _ROWS, rows)
+                ours[start:stop] = graft.source(of, start, stop)
             note = f"rows 0..{rows - 1} by id" + (f", {len(ours) - rows} left" if len(ours) > rows else "")
             graft.write(to, ours, "copied", of, note)
         modules = [(anatomy.host_embedding_norm(), anatomy.DONOR_EMBEDDING_NORM)]
