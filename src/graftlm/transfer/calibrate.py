@@ -68,7 +68,7 @@ class Options:
 
     ridge: float = 0.05
     input_ridge: float | None = None
-    turns: int = 5
+    turns: int = 3
 
 
 @dataclass

@@ -31,7 +31,7 @@ class Encoder(Step):
     max_length: int = setting(256, at_least=4)
     ridge: float = setting(0.05, above=0)
     input_ridge: float | None = setting(None, above=0)
-    turns: int = setting(5, at_least=0)
+    turns: int = setting(3, at_least=0)
     fewer: Literal["spread", "first", "last", "ends"] = "spread"
     more: Literal["each", "stack"] = "each"
     seed: int = setting(0, at_least=0)
