@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,17 +249,25 @@ class FakeSweep:
 def transfer_record(arm: FakeArm) -> dict[str, Any]:
     """A transfer.json of four encoder layers."""
     wrote = {"none": "initialised", "calibrated": "calibrated"}.get(arm.name, "copied")
-    tensors: list[dict[str, Any]] = [
-        {
-            **{"name": f"model.encoder.layers.{layer}.fc1.weight", "shape": [768, 192], "status": wrote},
-            **{"source": None if arm.name == "none" else f"roberta.encoder.layer.{layer}.intermediate.dense.weight"},
-            **{"step": None if arm.name == "none" else arm.name, "note": ""},
-        }
-        for layer in range(4)
-    ]
-    tensors.append(
-        {"name": "model.decoder.layers.0.fc1.weight", "shape": [768, 192], "status": "initialised", "source": None}
-    )
+    step = None if arm.name == "none" else arm.name
+    tensors: list[dict[str, Any]] = []
+
+    def add(name: str, status: str, source: str | None = None, note: str = "") -> None:
+        done = None if status in ("kept", "initialised") else step
+        tensors.append({"name": name, "shape": [768], "status": status, "source": source, "step": done, "note": note})
+
+    for layer in range(4):
+        at, of = f"model.encoder.layers.{layer}", f"roberta.encoder.layer.{layer}"
+        add(f"{at}.fc1.weight", wrote, None if step is None else f"{of}.intermediate.dense.weight")
+        if step is not None:
+            add(f"{at}.fc1.bias", "copied", f"{of}.intermediate.dense.bias")
+            add(f"{at}.self_attn.q_proj.weight", "trained" if layer % 2 else "mapped", of, "half of it")
+            add(f"{at}.self_attn.q_proj.lora_A.default.weight", "kept")
+    if step is not None:
+        add("model.shared.weight", "mapped", "roberta.embeddings.word_embeddings.weight")
+        add("model.encoder.layer_norm.weight", "calibrated", "roberta.encoder.layer.3.output.LayerNorm.weight")
+        add("somewhere.else.weight", "kept")
+    add("model.decoder.layers.0.fc1.weight", "initialised")
     fidelity = None
     if arm.fidelity is not None:
         after = {"cka": arm.fidelity, "cosine": min(1.0, arm.fidelity + 0.03), "relative_error": 1 - arm.fidelity}
@@ -273,8 +282,15 @@ def transfer_record(arm: FakeArm) -> dict[str, Any]:
                 }
                 for layer in range(5)
             ],
+            "norms": [
+                {
+                    **{"layer": layer, "attention_sigma_cv": 0.2, "ffn_sigma_cv": 2.125 if layer == 2 else 0.3},
+                    **{"attention_gamma_cv": 0.1, "ffn_gamma_cv": None},
+                }
+                for layer in range(4)
+            ],
         }
-    counted = {wrote: 4, "initialised": 1} if wrote != "initialised" else {"initialised": 5}
+    counted = dict(Counter(tensor["status"] for tensor in tensors))
     return {
         **{"version": 1, "strategy": arm.name, "control": arm.control, "seconds": 4.0},
         **{"donor": {"class": "XLMRobertaForMaskedLM", "parameters": 2_000_000}, "host": {"class": "mBART"}},

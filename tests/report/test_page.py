@@ -104,6 +104,41 @@ def test_a_phone_and_the_dark(built, open_page, width, scheme):
     assert page.troubles == []
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_tensor_map_is_drawn_and_told(built, open_page, width):
+    page = open_page(built, width, "dark")
+    maps = page.locator(".map")
+    assert maps.locator("h4").all_inner_texts() == ["calibrated", "embeddings", "naive", "shuffled"]  # none for `none`
+    first = maps.first
+    assert first.locator(".cells tbody th").all_inner_texts() == ["words", "attention q", "fc1", "last LayerNorm"]
+    squares = first.locator(".cells i")
+    # the words on both sides, q and fc1 of four layers, the last LayerNorm, fc1 of the decoder
+    assert squares.count() == 2 + 4 + 4 + 1 + 1
+    colours = {
+        name: first.locator(f".cells i.s-{name}").first.evaluate("node => getComputedStyle(node).backgroundImage")
+        for name in ("calibrated", "mapped", "initialised")
+    }
+    assert len(set(colours.values())) == 3
+    divided = first.locator(".cells tr", has_text="fc1").locator("i").first
+    assert len(set(divided.evaluate("node => getComputedStyle(node).backgroundImage").split("rgb(")[1:])) == 2
+    assert "intermediate.dense.weight, step calibrated" in divided.get_attribute("title")
+    divided.click()
+    assert first.locator(".told").inner_text() == divided.get_attribute("title")
+    legend = page.locator("#grafts .marks").inner_text()
+    assert all(status in legend for status in ("copied", "mapped", "calibrated", "trained", "kept", "initialised"))
+    first.locator("summary", has_text="in words").click()
+    words = first.locator(".words details").first.inner_text()
+    assert "mapped and kept (0, 2), trained and kept (1, 3)" in words
+    assert "1 other tensor is" in words
+    first.locator("summary", has_text="LayerNorms vary").click()
+    assert "2.125" in first.inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("JSON.parse(document.getElementById('data').textContent).arms[1].fidelity.norms[2]").endswith(
+        "attention 0.20, FFN 2.12"
+    )
+    assert page.troubles == []
+
+
 def test_hostile_text_stays_text(fake_sweep, fake_arm, tmp_path, open_page):
     sweep = fake_sweep(examples=9)
     sweep.text = lambda index, language: HOSTILE + ("x" * 100_000 if index == 0 else "")

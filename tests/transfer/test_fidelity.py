@@ -85,3 +85,27 @@ def test_texts_are_cut_and_empty_ones_left_out(donor_tokenizer: Any, host_tokeni
     assert [len(row) for row in rows] == [10]
     assert rows[0][0] == donor_tokenizer.bos_token_id
     assert rows[0][-1] == donor_tokenizer.eos_token_id
+
+
+def test_variation_of_the_donors_layer_norms(
+    rough_donor: Any, host: Any, donor_tokenizer: Any, host_tokenizer: Any
+) -> None:
+    """σ over the dimensions of each token at a LayerNorm's input, all tokens of all batches; γ over the dimensions."""
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(5, 60, size=length) for length in (30, 4, 17, 30, 9)]
+    seen: list[torch.Tensor] = []
+    norm = rough_donor.roberta.encoder.layer[1].output.LayerNorm
+    handle = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()[0].std(-1, correction=0)))
+    with torch.no_grad():
+        for ids in framed(texts, align(donor_tokenizer, host_tokenizer), 64):
+            rough_donor.roberta(input_ids=torch.from_numpy(ids)[None])
+    handle.remove()
+    norms = compare(rough_donor, host, align(donor_tokenizer, host_tokenizer), texts)["norms"]
+    assert [row["layer"] for row in norms] == [0, 1]
+    sigma = torch.cat(seen)
+    assert len(sigma) == sum(len(text) + 2 for text in texts)
+    assert norms[1]["ffn_sigma_cv"] == pytest.approx(float(sigma.std(correction=0) / sigma.mean()), rel=1e-4)
+    assert norms[0]["ffn_sigma_cv"] > 1.5 * norms[0]["attention_sigma_cv"]  # two neurons of layer 0 blow tokens up
+    gamma = norm.weight.detach()
+    assert norms[1]["ffn_gamma_cv"] == pytest.approx(float(gamma.std(correction=0) / gamma.mean().abs()), rel=1e-4)
+    assert not norm._forward_pre_hooks

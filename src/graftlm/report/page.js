@@ -108,7 +108,7 @@
       const colour = look.colour(arm);
       traces.push({ type: "scatter", mode: "lines+markers", x: arm.fidelity.layer, y: arm.fidelity.after[figure], name: short(arm.name),
         line: { color: colour, width: 2.5, dash: arm.dash }, marker: { symbol: arm.symbol, size: 7 }, legendgroup: arm.name,
-        hovertemplate: `${plain(arm.name)} after: %{y:.3f}<extra></extra>` });
+        customdata: arm.fidelity.norms, hovertemplate: `${plain(arm.name)} after: %{y:.3f}%{customdata}<extra></extra>` });
       traces.push({ type: "scatter", mode: "lines", x: arm.fidelity.layer, y: arm.fidelity.before[figure], showlegend: false, legendgroup: arm.name,
         line: { color: faint(colour, 0.6), width: 1.25, dash: "dot" }, hovertemplate: `${plain(arm.name)} before: %{y:.3f}<extra></extra>` });
     });
@@ -173,6 +173,12 @@
     language.addEventListener("change", filter);
     filter();
   }
+
+  // a finger has no pointer to rest on a square: a tap tells the same below the picture
+  document.querySelectorAll(".cells").forEach((table) => table.addEventListener("click", (event) => {
+    const square = event.target.closest("i[title]");
+    if (square) table.parentElement.querySelector(".told").textContent = square.title;
+  }));
 
   const draws = { forest, curves, fidelity, languages, probe };
   function drawAll() { const look = theme(); Object.values(draws).forEach((draw) => draw(look)); }

@@ -19,13 +19,13 @@ from graftlm.report.records import Run, number
 from graftlm.report.samples import choose
 from graftlm.report.statistics import Floats
 from graftlm.report.tables import codes, grafts, grid, scores, varying
+from graftlm.report.tensormap import MARKS, MEANING, STATUSES
 from graftlm.report.text import duration, flops, interval, pvalue, share, show, signed
 
 HERE = Path(__file__).parent
 POINTS = 100  # of a curve on the page
 COLOURS = 7
 MAX_RUN_LINES = 240  # thin lines of single runs; beyond, only bands are drawn
-STATUSES = ("calibrated", "mapped", "copied", "kept", "initialised")
 
 
 def render(report: Report, collection: Collection) -> str:
@@ -60,6 +60,8 @@ def render(report: Report, collection: Collection) -> str:
         share=share,
         grafts=grafts(collection.arms),
         statuses=STATUSES,
+        marks=MARKS,
+        meaning=MEANING,
         languages=codes(report.arms),
         metrics=scores(report.arms),
         grid=grid(collection.arms, report.arms),
@@ -243,4 +245,18 @@ def _layers(fidelity: dict[str, Any] | None) -> dict[str, Any] | None:
             when: {name: [number(row[when].get(name)) for row in rows] for name in ("cka", "cosine", "relative_error")}
             for when in ("before", "after")
         },
+        "norms": _norms(fidelity or {}, len(rows)),
     }
+
+
+def _norms(fidelity: dict[str, Any], points: int) -> list[str]:
+    """For each point of the plot how much σ varies in the donor's layer that begins there."""
+    known = {int(row["layer"]): row for row in fidelity.get("norms") or [] if "layer" in row}
+    if points == 1:
+        return [""]
+    names = (("attention", "attention_sigma_cv"), ("FFN", "ffn_sigma_cv"))
+    told = []
+    for layer in range(points):
+        figures = [f"{label} {known[layer][name]:.2f}" for label, name in names if name in known.get(layer, {})]
+        told.append(f"<br>donor’s σ varies by: {', '.join(figures)}" if figures else "")
+    return told

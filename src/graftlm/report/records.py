@@ -181,6 +181,7 @@ def _transfer(record: dict[str, Any]) -> dict[str, Any]:
             "before": _numbers(mapping(found.get("before"))),
             "after": _numbers(mapping(found.get("after"))),
             "layers": layers,
+            "norms": [_numbers(row) for row in rows(found.get("norms"))],
         }
     return {
         **record,

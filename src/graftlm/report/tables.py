@@ -8,6 +8,7 @@ from typing import Any
 
 from graftlm.report.collect import Arm, Collection
 from graftlm.report.compare import ArmReport
+from graftlm.report.tensormap import tensor_map
 
 
 def grafts(arms: Sequence[Arm]) -> list[dict[str, Any]]:
@@ -31,6 +32,8 @@ def grafts(arms: Sequence[Arm]) -> list[dict[str, Any]]:
                 "tensors": tensors[:600],
                 "more": max(0, len(tensors) - 600),
                 "unused": unused[:200],
+                "map": tensor_map(tensors),
+                "norms": fidelity.get("norms", []),
             }
         )
     return rows

@@ -219,6 +219,7 @@ def _joined(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict
             {"layer": old["layer"], "before": _without_layer(old), "after": _without_layer(new)}
             for old, new in zip(before["layers"], after["layers"], strict=True)
         ],
+        "norms": after["norms"],
     }
 
 

@@ -8,6 +8,10 @@ front of layer i (a pre-LN residual stream has no counterpart in a post-LN model
 - cosine: mean over tokens, needs the same basis;
 - relative error: ‖H - D‖ / ‖D‖ (Frobenius).
 
+Beside them, of the donor: how much the spread σ of the tokens at each LayerNorm's input varies, and its scale γ over
+the dimensions (coefficients of variation). A pre-LN host has no LayerNorm behind the sum that would undo either, so
+where they vary much, a copy with shifted LayerNorms is far off.
+
 A wider host is compared with the donor's states followed by zeros.
 """
 
@@ -120,11 +124,58 @@ def _number(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
+class Variation:
+    """The coefficient of variation of the tokens' σ at the input of each of `norms`, over batches, by hooks."""
+
+    def __init__(self, norms: Sequence[Any]):
+        self.norms = norms
+        self.sums = np.zeros((len(norms), 3))  # count, Σσ, Σσ²
+
+    @contextmanager
+    def over(self, real: Tensor) -> Iterator[None]:
+        """Count the tokens of one forward pass of which `real` [B, T] holds."""
+
+        def counter(index: int) -> Callable[..., None]:
+            def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                sigma = inputs[0].detach()[real.to(inputs[0].device)].double().std(dim=-1, correction=0)
+                self.sums[index] += (len(sigma), float(sigma.sum()), float(sigma.square().sum()))
+
+            return count
+
+        handles = [norm.register_forward_pre_hook(counter(index)) for index, norm in enumerate(self.norms)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def figures(self) -> list[tuple[float | None, float | None]]:
+        """σ's and γ's coefficient of variation for each LayerNorm; null where the mean is zero."""
+        found = []
+        for norm, (count, total, squares) in zip(self.norms, self.sums.tolist(), strict=True):
+            sigma = (max(squares / count - (total / count) ** 2, 0.0)) ** 0.5 / (total / count) if total else None
+            gamma = norm.weight.detach().double()
+            mean = abs(float(gamma.mean()))
+            found.append((sigma, _number(float(gamma.std(correction=0)) / mean) if mean else None))
+        return found
+
+
+def _norms(donor: Any, variation: Variation) -> list[dict[str, Any]]:
+    """The figures of both LayerNorms of each of the donor's layers."""
+    found = variation.figures()
+    names = ("attention_sigma_cv", "attention_gamma_cv", "ffn_sigma_cv", "ffn_gamma_cv")
+    return [
+        {"layer": layer, **dict(zip(names, (*found[2 * layer], *found[2 * layer + 1]), strict=True))}
+        for layer in range(donor.config.num_hidden_layers)
+    ]
+
+
 def compare(donor: Any, host: Any, vocabulary: Vocabulary, texts: Texts, longest: int = 256) -> dict[str, Any]:
-    """Figures of the last state and of each layer: {"texts", "tokens", "last": {...}, "layers": [{...}, ...]}.
+    """Figures of the last state and of each layer: {"texts", "tokens", "last": {...}, "layers": [{...}, ...], "norms"}.
 
     `layers` has one entry for each layer's input and one for the output, or the output only where the two encoders
-    have different numbers of layers.
+    have different numbers of layers. `norms` has one for each layer of the donor: the coefficients of variation
+    `attention_sigma_cv`, `attention_gamma_cv`, `ffn_sigma_cv` and `ffn_gamma_cv` of its two LayerNorms.
     """
     import torch
 
@@ -134,16 +185,19 @@ def compare(donor: Any, host: Any, vocabulary: Vocabulary, texts: Texts, longest
     encoder = host.model.encoder
     same_depth = len(encoder.layers) == donor.config.num_hidden_layers
     sums: dict[int, Comparison] = {}
+    places = [(block.attention.output.LayerNorm, block.output.LayerNorm) for block in donor.roberta.encoder.layer]
+    variation = Variation([norm for both in places for norm in both])
     with torch.no_grad(), evaluation(donor, host):
         for ids, mask in batches(rows, vocabulary.roles["pad"][0]):
             real = torch.from_numpy(mask)
             attention = real.long()
             device = next(donor.parameters()).device
-            theirs = donor.roberta(
-                input_ids=torch.from_numpy(ids).to(device),
-                attention_mask=attention.to(device),
-                output_hidden_states=True,
-            ).hidden_states
+            with variation.over(real):
+                theirs = donor.roberta(
+                    input_ids=torch.from_numpy(ids).to(device),
+                    attention_mask=attention.to(device),
+                    output_hidden_states=True,
+                ).hidden_states
             mapped = torch.from_numpy(np.where(mask, vocabulary.to_host(ids), pad_host))
             device = next(host.parameters()).device
             norms = [layer.self_attn_layer_norm for layer in encoder.layers] if same_depth else []
@@ -158,7 +212,13 @@ def compare(donor: Any, host: Any, vocabulary: Vocabulary, texts: Texts, longest
     figures = (
         {name: value for name, value in layers[-1].items() if name != "layer"} if layers else Comparison().figures()
     )
-    return {"texts": len(rows), "tokens": sum(map(len, rows)), "last": figures, "layers": layers}
+    return {
+        "texts": len(rows),
+        "tokens": sum(map(len, rows)),
+        "last": figures,
+        "layers": layers,
+        "norms": _norms(donor, variation),
+    }
 
 
 def _alike(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
