@@ -385,6 +385,40 @@ def test_transfer_without_an_experiment(swept: tuple[Path, subprocess.CompletedP
         assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / out).config.d_model == 32
 
 
+def test_transfer_with_a_strategy_and_settings_of_ones_own(
+    swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Without text from file to file; mistakes are told by their option."""
+    folder, _ = swept
+    (donor,) = folder.glob("multirun/store/pretrain/*/model")
+    host = next(folder.glob("multirun/store/finetune/*/model"))
+    (tmp_path / "groups" / "transfer").mkdir(parents=True)
+    mine = "name: mine\nsteps:\n  - step: embeddings\n    languages: mean\n"
+    (tmp_path / "groups" / "transfer" / "mine.yaml").write_text(mine)
+    words = ("transfer", "--encoder", str(donor), "--seq2seq", str(host), "--strategy", "mine", "--out", "out")
+    own = ("--config-dir", "groups")
+    result = graftlm(tmp_path, *words, *own, "transfer.steps.0.decoder=false", "transfer.steps.0.logits_bias=false")
+    assert result.returncode == 0, result.stderr
+    assert "fidelity was not measured" in result.stderr
+    report = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    (step,) = report["steps"]
+    assert (step["parameters"]["languages"], step["parameters"]["decoder"]) == ("mean", False)
+    assert report["fidelity"] is None
+    written = [tensor["name"] for tensor in report["host_tensors"] if tensor["status"] != "kept"]
+    assert not any("decoder" in name or "logits" in name for name in written)
+    for more, told in (
+        ((*own, "finetune.seed=2"), "override=finetune.seed=2: is no setting of the strategy"),
+        ((*own, "transfer.steps.0.spread=-1"), "spread"),
+        (("--config-dir", "nowhere"), "--config-dir=nowhere: no such folder"),
+        (("--strategy", "calibrated", "--out", "other"), "--text: is needed by the step encoder"),
+        (own, "--out"),
+    ):
+        result = graftlm(tmp_path, *words, *more)
+        assert result.returncode == 2, more
+        assert told in result.stderr
+        assert "Traceback" not in result.stderr
+
+
 def test_local_folders_in_hub_layout_are_checkpoints(
     swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+# of a table that are read at once: blocks of more than 32 MB are new memory each time, and zeroed page by page
+ROWS = 1024
+
+
 class Weights(ABC):
     """Tensors by name. A tied tensor has several names; it counts under the first one.
 

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
-
-_ROWS = 8192  # of a table that are read at once
+from graftlm.transfer.weights import ROWS
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Naive(Step):
                 continue
             ours = graft.current(to)
             rows = min(len(ours), graft.donor_weights.shape(of)[0])
-            for start in range(0, rows, _ROWS):
-                stop = min(start + _ROWS, rows)
+            for start in range(0, rows, ROWS):
+                stop = min(start + ROWS, rows)
                 ours[start:stop] = graft.source(of, start, stop)
             note = f"rows 0..{rows - 1} by id" + (f", {len(ours) - rows} left" if len(ours) > rows else "")
             graft.write(to, ours, "copied", of, note)
