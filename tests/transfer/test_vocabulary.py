@@ -64,3 +64,65 @@ def test_shuffled_pieces_are_matched_by_string(donor_tokenizer: Any, pieces: Any
     token = pieces[7][0]
     assert vocabulary.host_of[donor_tokenizer.convert_tokens_to_ids(token)] == host.convert_tokens_to_ids(token)
     assert vocabulary.shared == len(donor_tokenizer)
+
+
+def byte_level(rows: Any) -> Any:
+    """A tokenizer of BART's kind: byte-level BPE, words start with `Ġ`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet)
+    # enough of one letter beyond ASCII for its two bytes to become one token
+    tokenizer.train_from_iterator([*(text.text for text in rows[1]), *["aßa oßo öß"] * 500], trainer)
+    names = ("bos", "pad", "eos", "unk", "mask")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in zip(names, special, strict=True)}
+    )
+
+
+@pytest.mark.parametrize("bytes_at", ["donor", "host"])
+def test_another_mark_of_word_starts_is_no_hindrance(donor_tokenizer: Any, rows: Any, bytes_at: str) -> None:
+    other = byte_level(rows)
+    pair = (other, donor_tokenizer) if bytes_at == "donor" else (donor_tokenizer, other)
+    vocabulary = align(*pair)
+    byte_ids = vocabulary.donor_of if bytes_at == "donor" else vocabulary.host_of
+    matched = {int(id_): int(found) for id_, found in enumerate(byte_ids) if found >= 0}
+    # here the key is an id of SentencePiece, the value one of bytes
+    assert len(matched) > 40
+    assert matched[donor_tokenizer.mask_token_id] == other.mask_token_id
+    words = 0
+    for piece, byte in matched.items():
+        if piece in donor_tokenizer.all_special_ids:
+            continue
+        token = donor_tokenizer.convert_ids_to_tokens(piece)
+        assert other.decode([byte]) == token.replace("▁", " ")
+        words += token.startswith("▁")
+    assert words > 3
+    texts = [donor_tokenizer.convert_ids_to_tokens(piece).strip("▁") for piece in matched]
+    assert any(not text.isascii() for text in texts), "beyond ASCII"
+    # one to one
+    assert len(set(matched.values())) == len(matched)
+    for host_id, found in vocabulary.pieces.items():
+        text = "".join(pair[0].convert_ids_to_tokens(list(found)))
+        text = text if bytes_at == "host" else pair[0].decode(list(found)).replace(" ", "▁")
+        assert text in vocabulary.strings[host_id] or len(found) < len(vocabulary.strings[host_id])
+    assert any("".join(pair[0].convert_ids_to_tokens(list(found))) for found in vocabulary.pieces.values())
+
+
+def test_word_piece_marks_what_goes_on() -> None:
+    from graftlm.transfer.vocabulary import canonical, style_of
+
+    assert style_of({"the": 0, "##se": 1, "##s": 2}) == "##"
+    assert [canonical(token, "##") for token in ("the", "##se")] == ["▁the", "se"]
+    assert [canonical(token, "Ġ") for token in ("Ġthe", "ÃŁ", "Ã", "<mask>")] == ["▁the", "ß", "<0xC3>", "<mask>"]
+
+
+def test_nothing_more_is_kept_where_nothing_is_missing(donor_tokenizer: Any, host_tokenizer: Any) -> None:
+    vocabulary = align(donor_tokenizer, host_tokenizer)
+    assert not vocabulary.strings
+    assert not vocabulary.pieces

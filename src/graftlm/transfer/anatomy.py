@@ -6,7 +6,7 @@ The donor is an `XLMRobertaForMaskedLM` (post-LN: a LayerNorm after each residua
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,15 @@ def host_block(layer: int, side: str = "encoder") -> Block:
         fc2=f"{at}.fc2",
         ffn_norm=f"{at}.final_layer_norm",
     )
+
+
+def host_output_norm(host: Container[object], side: str, layers: int) -> str:
+    """Module name of the LayerNorm that gives the last states of one side of the host, of which `layers` is the depth.
+
+    mBART (pre-LN) has one of its own; in BART (post-LN) it is the last one of the last layer.
+    """
+    own = f"model.{side}.layer_norm"
+    return own if f"{own}.weight" in host else host_block(layers - 1, side).ffn_norm
 
 
 def host_positions(side: str = "encoder") -> str:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
 
 from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
-from graftlm.transfer import anatomy
-from graftlm.transfer.fidelity import evaluation, framed
+from graftlm.transfer import anatomy, tokens
 from graftlm.transfer.graft import Graft, Step
 from graftlm.transfer.growth import Growth
+from graftlm.transfer.output import output_norm, unit_logits
+from graftlm.transfer.tokens import ROWS
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_ROWS = 8192  # of the donor's word embeddings that are read at once
-_OUTPUT_TEXTS, _OUTPUT_LENGTH = 32, 64  # texts and tokens of each on which the spread of the logits is measured
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,16 @@ class Embeddings(Step):
     a common factor. The two epsilons differ in effect, which the LayerNorm's scale makes up for on average.
 
     languages: the rows of the host's language codes, which the donor does not have: `start` the row of `<s>`, in whose
-        place mBART-50 puts the code, `mean` the mean of all shared rows, `keep` as they are.
+        place mBART-50 puts the code, `mean` the mean of all shared rows, `language` the mean over the tokens of the
+        calibration texts in that language (`start` where there are none), `keep` as they are.
     spread: what tells the codes apart: a random vector a code, in units of the standard deviation of the shared rows.
         Without it a decoder could not see which language it is to write.
-    missing: rows of other tokens that the donor lacks.
+    missing: rows of other tokens that the donor lacks: `mean` the mean of all shared rows, `pieces` the mean of the
+        pieces into which the donor's tokenizer splits the token, `focus` a sparse weighted mean of shared tokens that
+        are near in the host's own rows if they are trained, else in their letters (FOCUS, Dobler & de Melo 2023), `omp`
+        the combination of shared tokens that comes nearest to the token's own trained row (orthogonal matching pursuit,
+        Goddard & Fernandes Neto 2025), `keep` as they are. What a method cannot do falls back to the mean.
+    k: how many shared tokens `focus` looks at and `omp` combines at most.
     decoder: whether the decoder's positions and embedding LayerNorm are written too (its words are the shared ones).
     beyond: the host's positions past the donor's: `last` repeats the donor's last row, `keep` leaves them.
     logits_bias: whether the bias of the MLM head becomes `final_logits_bias`.
@@ -41,16 +48,20 @@ class Embeddings(Step):
     min_shared: refuse a host of whose tokens a smaller share is known to the donor.
     """
 
-    languages: Literal["start", "mean", "keep"] = "start"
+    languages: Literal["start", "mean", "language", "keep"] = "start"
     spread: float = setting(0.5, at_least=0, at_most=10)
-    missing: Literal["mean", "keep"] = "mean"
+    missing: Literal["mean", "pieces", "focus", "omp", "keep"] = "mean"
+    k: int = setting(64, at_least=1)
     decoder: bool = True
     beyond: Literal["last", "keep"] = "last"
     logits_bias: bool = True
     output: Literal["unit", "keep"] = "unit"
     min_shared: float = setting(0.5, at_least=0, at_most=1)
 
-    reference: ClassVar[str] = "Rothe et al. 2020 (arXiv:1907.12461) for the copy; the scale is worked out here"
+    reference: ClassVar[str] = (
+        "Rothe et al. 2020 (arXiv:1907.12461) for the copy, the scale worked out here; missing rows: Dobler & de Melo "
+        "2023 (arXiv:2305.14481), Goddard & Fernandes Neto 2025 (arXiv:2506.06607; mergekit-tokensurgeon)"
+    )
 
     def writes(self) -> tuple[str, ...]:
         decoder = ("model.decoder.embed_positions.weight", "model.decoder.layernorm_embedding.*")
@@ -63,7 +74,8 @@ class Embeddings(Step):
         )
 
     def refines(self) -> tuple[str, ...]:
-        return (anatomy.HOST_OUTPUT_NORM,) if self.output == "unit" else ()
+        # of a post-LN host, the last layer's
+        return (anatomy.HOST_OUTPUT_NORM, "model.decoder.layers.*.final_layer_norm.weight") * (self.output == "unit")
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         if donor["hidden_size"] > host["d_model"]:
@@ -106,24 +118,8 @@ class Embeddings(Step):
                 graft.write(name, value, "mapped" if mapped else "copied", of, note if mapped else "")
         if self.logits_bias and anatomy.DONOR_BIAS in graft.donor_weights:
             self._logits_bias(graft)
-        if self.output == "unit" and graft.is_random(anatomy.HOST_OUTPUT_NORM) and len(graft.calibration):
-            self._output(graft)
-
-    def _output(self, graft: Graft) -> None:
-        """Lower the gain of the decoder's last LayerNorm by the spread of its logits on calibration text."""
-        import torch
-
-        host = graft.host
-        spreads: list[Tensor] = []
-        with evaluation(host), torch.no_grad():
-            for ids in framed(graft.calibration[:_OUTPUT_TEXTS], graft.vocabulary, _OUTPUT_LENGTH):
-                text = torch.from_numpy(graft.vocabulary.to_host(ids))[None].to(host.device)
-                states = host.model(input_ids=text, decoder_input_ids=text, use_cache=False).last_hidden_state[0]
-                spreads.append(host.lm_head(states).float().std(dim=-1))
-        gain = min(1.0, 1 / float(torch.cat(spreads).mean()))
-        weight = gain * graft.current(anatomy.HOST_OUTPUT_NORM)
-        note = f"x {gain:.4f}: logits of unit variance"
-        graft.refine(anatomy.HOST_OUTPUT_NORM, weight, "calibrated", note, anatomy.DONOR_WORDS)
+        if self.output == "unit" and graft.is_random(output_norm(graft)[0]) and len(graft.calibration):
+            unit_logits(graft)
 
     def _logits_bias(self, graft: Graft) -> None:
         """Write `final_logits_bias`, a row by token string; a token that the donor lacks gets the mean."""
@@ -177,17 +173,16 @@ class Embeddings(Step):
         vocabulary = graft.vocabulary
         words = graft.current(name)
         donor_rows, width = graft.donor_weights.shape(anatomy.DONOR_WORDS)[0], words.shape[1]
-        growth = Growth.between(graft.donor_config, graft.host_config)
-        gamma = graft.source(anatomy.pair(anatomy.DONOR_EMBEDDING_NORM)[0])
+        grow = self._grower(graft)
         host_of = torch.from_numpy(vocabulary.host_of)
         known = torch.zeros(len(words), dtype=torch.bool)
         total, squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
-        for start in range(0, donor_rows, _ROWS):
-            places = host_of[start : start + _ROWS]
+        for start in range(0, donor_rows, ROWS):
+            places = host_of[start : start + ROWS]
             fits = (places >= 0) & (places < len(words))
             block = graft.source(anatomy.DONOR_WORDS, start, start + len(places))[: len(places)]
             fits = fits[: len(block)]
-            rows = growth.rows(block[fits], gamma)
+            rows = grow(block[fits])
             words[places[: len(block)][fits]] = rows
             known[places[: len(block)][fits]] = True
             total += rows.sum(0, dtype=torch.float64)
@@ -197,23 +192,89 @@ class Embeddings(Step):
         spread = (squares / count - mean.square()).clamp_min(0).sqrt().float()
         mean = mean.float()
         notes = [f"{int(known.sum())} rows by token string"]
-        codes = torch.tensor(sorted(vocabulary.languages.values()), dtype=torch.long)
-        codes = codes[(codes < len(words)) & ~known[codes]] if len(codes) else codes
-        if len(codes) and self.languages != "keep":
-            start = vocabulary.roles["bos"][0]
-            noise = torch.randn(len(codes), width, generator=torch.Generator().manual_seed(0))
-            first = growth.rows(graft.source(anatomy.DONOR_WORDS, start, start + 1), gamma)[0]
-            row = first if self.languages == "start" else mean
-            words[codes] = row + self.spread * spread * noise
-            notes.append(f"{len(codes)} language codes from {'<s>' if self.languages == 'start' else 'the mean'}")
+        if self.languages != "keep":
+            notes += self._languages(graft, words, known, mean, spread)
         rest = ~known
-        rest[codes] = False
+        rest[[row for row in vocabulary.languages.values() if row < len(words)]] = False
         rest[len(vocabulary.donor_of) :] = False
         if bool(rest.any()):
-            if self.missing == "mean":
-                words[rest] = mean
-            notes.append(f"{int(rest.sum())} unknown tokens {'from the mean' if self.missing == 'mean' else 'left'}")
+            notes.append(self._missing(graft, name, words, rest.nonzero()[:, 0].tolist(), known, mean))
         return words, notes
+
+    def _grower(self, graft: Graft) -> Callable[[Tensor], Tensor]:
+        """What makes rows of the donor's width rows of the host's."""
+        growth = Growth.between(graft.donor_config, graft.host_config)
+        gamma = graft.source(anatomy.pair(anatomy.DONOR_EMBEDDING_NORM)[0])
+        return partial(growth.rows, gamma=gamma)
+
+    def _languages(self, graft: Graft, words: Tensor, known: Tensor, mean: Tensor, spread: Tensor) -> list[str]:
+        """Fill the rows of the language codes; what was done."""
+        import torch
+
+        donor_rows = graft.donor_weights.shape(anatomy.DONOR_WORDS)[0]
+        # in the order of their ids, so that each draws the same numbers whatever else the vocabulary holds
+        by_id = sorted((row, code) for code, row in graft.vocabulary.languages.items())
+        codes = {code: row for row, code in by_id if row < len(words) and not known[row]}
+        if not codes:
+            return []
+        rows = torch.tensor(list(codes.values()))
+        noise = torch.randn(len(codes), len(mean), generator=torch.Generator().manual_seed(0))
+        start = graft.vocabulary.roles["bos"][0]
+        first = self._grower(graft)(graft.source(anatomy.DONOR_WORDS, start, start + 1))[0]
+        words[rows] = first if self.languages != "mean" else mean
+        notes = []
+        heard = 0
+        if self.languages == "language":
+            mixture = tokens.of_languages(graft, codes, donor_rows)
+            tokens.mix(graft, words, mixture, self._grower(graft))
+            heard = len(mixture.rows)
+            notes.append(f"{heard} language codes from the mean of their language's tokens")
+        if heard < len(codes):
+            why = ", without calibration text" if self.languages == "language" else ""
+            origin = "the mean" if self.languages == "mean" else "<s>"
+            notes.append(f"{len(codes) - heard} language codes from {origin}{why}")
+        words[rows] += self.spread * spread * noise
+        return notes
+
+    def _missing(self, graft: Graft, name: str, words: Tensor, rest: list[int], known: Tensor, mean: Tensor) -> str:
+        """Fill the rows `rest` of tokens that the donor lacks; what was done."""
+        vocabulary = graft.vocabulary
+        if self.missing == "keep":
+            return f"{len(rest)} unknown tokens left"
+        if self.missing == "mean":
+            words[rest] = mean
+            return f"{len(rest)} unknown tokens from the mean"
+        trained = not graft.is_random(name)
+        if self.missing == "omp" and not trained:
+            raise TransferError.at(
+                f"{graft.path}.missing",
+                "omp",
+                "needs trained rows of the host, and this host is not pretrained",
+                "take missing=pieces or missing=focus, or name model.host.checkpoint",
+            )
+        # special tokens and language codes are no neighbours of a word
+        special = {host for _, host in vocabulary.roles.values()} | set(vocabulary.languages.values())
+        shared = known.nonzero()[:, 0].numpy()
+        shared = shared[~np.isin(shared, sorted(special))]
+        if self.missing == "pieces":
+            mixture = tokens.of_pieces(vocabulary, rest, graft.donor_weights.shape(anatomy.DONOR_WORDS)[0])
+            how = "from the mean of their pieces in the donor's tokenizer"
+        elif not len(shared):
+            mixture, how = tokens.Mixture.of({}), "from shared tokens"
+        elif self.missing == "omp":
+            mixture, error = tokens.pursuit(graft.host_weights, name, vocabulary, rest, shared, self.k)
+            how = f"by omp (k={self.k}; mean relative error {error:.3f} in the host's space)"
+        elif trained:
+            mixture = tokens.focus_by_rows(graft.host_weights, name, vocabulary, rest, shared, self.k)
+            how = f"by focus in the space of the host's own rows (k={self.k})"
+        else:
+            mixture = tokens.focus_by_letters(vocabulary, rest, shared, self.k)
+            how = f"by focus in the space of character n-grams (k={self.k})"
+        words[rest] = mean
+        tokens.mix(graft, words, mixture, self._grower(graft))
+        filled = len(mixture.rows)
+        left = f", {len(rest) - filled} from the mean, for want of any" if filled < len(rest) else ""
+        return f"{filled} unknown tokens {how}{left}"
 
     def _rows(self, graft: Graft, donor_rows: int, host_rows: int) -> Tensor:
         """Donor row of each host row or -1, for tables that may be longer or shorter than the tokenizers."""
