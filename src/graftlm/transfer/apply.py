@@ -104,7 +104,12 @@ def apply_strategy(
             after = _measure(donor, host, vocabulary, held_out, progress, "after the graft") if steps else before
             fidelity = _joined(before, after)
     if fidelity and any(step.encodes for _, step in steps):
-        warning = _nothing_transplanted(strategy, fidelity)
+        rescaled = any(step.rescales for _, step in steps)
+        warning = _nothing_transplanted(strategy, fidelity, ("cka",) if rescaled else tuple(CLEARLY_BETTER))
+        if rescaled:
+            warnings.append(
+                "the encoder's output is rescaled on purpose: cosine and relative error say little, CKA counts"
+            )
         if warning and not strategy.control:
             raise TransferError(warning)
         if warning:
@@ -227,18 +232,23 @@ def _without_layer(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name != "layer"}
 
 
-def _nothing_transplanted(strategy: TransferSettings, fidelity: Mapping[str, Any]) -> Problem | None:
-    """The problem, if the encoder's output is no closer to the donor's than that of the host before the graft."""
-    if all((fidelity["after"][name] or 0.0) >= least for name, least in ALIKE.items()):
+def _nothing_transplanted(
+    strategy: TransferSettings, fidelity: Mapping[str, Any], told_by: Sequence[str]
+) -> Problem | None:
+    """The problem, if the encoder's output is no closer to the donor's than that of the host before the graft.
+
+    `told_by`: the figures that tell it.
+    """
+    if all((fidelity["after"][name] or 0.0) >= ALIKE[name] for name in told_by):
         return None
     gains = {}
-    for name in CLEARLY_BETTER:
+    for name in told_by:
         old, new = fidelity["before"][name], fidelity["after"][name]
         if new is None:
             gains[name] = float("-inf")
         else:
             gains[name] = new - (old if old is not None else 0.0)
-    if min(gains.values()) >= -0.02 and any(gains[name] >= least for name, least in CLEARLY_BETTER.items()):
+    if min(gains.values()) >= -0.02 and any(gains[name] >= CLEARLY_BETTER[name] for name in told_by):
         return None
     figures = ", ".join(
         f"{name} {_shown(fidelity['before'][name])} → {_shown(fidelity['after'][name])}" for name in CLEARLY_BETTER

@@ -200,8 +200,7 @@ def compare(donor: Any, host: Any, vocabulary: Vocabulary, texts: Texts, longest
                 ).hidden_states
             mapped = torch.from_numpy(np.where(mask, vocabulary.to_host(ids), pad_host))
             device = next(host.parameters()).device
-            norms = [layer.self_attn_layer_norm for layer in encoder.layers] if same_depth else []
-            with outputs_of(norms) as inputs:
+            with outputs_of(_readings(encoder) if same_depth else []) as inputs:
                 last = encoder(input_ids=mapped.to(device), attention_mask=attention.to(device)).last_hidden_state
             ours = [*inputs, last] if same_depth else [last]
             depth = len(theirs) - 1
@@ -219,6 +218,13 @@ def compare(donor: Any, host: Any, vocabulary: Vocabulary, texts: Texts, longest
         "layers": layers,
         "norms": _norms(donor, variation),
     }
+
+
+def _readings(encoder: Any) -> list[Any]:
+    """The modules whose outputs the layers of a host's encoder read."""
+    if hasattr(encoder, "layer_norm"):  # mBART, pre-LN
+        return [layer.self_attn_layer_norm for layer in encoder.layers]
+    return [encoder.layernorm_embedding, *(layer.final_layer_norm for layer in encoder.layers[:-1])]
 
 
 def _alike(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:

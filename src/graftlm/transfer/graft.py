@@ -38,6 +38,7 @@ class Step(ABC):
         after: steps that must stand before it, where the strategy has them (`needs`: must have them).
         needs: steps that the strategy must have before it.
         encodes: it claims that the host's encoder then works like the donor's, which is measured.
+        rescales: it rescales the encoder's output on purpose, so that only CKA tells whether the graft works.
         needs_models: it runs the models, so their tensors are not enough (a step without can work from files).
         needs_text: it reads calibration text.
         needs_base: it reads the donor as it was before the pretrain stage.
@@ -47,6 +48,7 @@ class Step(ABC):
     after: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     encodes: ClassVar[bool] = False
+    rescales: ClassVar[bool] = False
     needs_models: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
     needs_base: ClassVar[bool] = False

@@ -24,7 +24,7 @@ class Denoise(Step):
     language: the code of texts whose language is not known; without one they are left out.
     """
 
-    steps: int = setting(200, at_least=1)
+    steps: int = setting(400, at_least=1)
     batch_tokens: int = setting(1024, at_least=16)
     max_length: int = setting(64, at_least=8)
     lr: float = setting(1e-3, above=0, at_most=1)

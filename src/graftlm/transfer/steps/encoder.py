@@ -46,6 +46,13 @@ class Encoder(Step):
         return ("model.encoder.layers.*", "model.encoder.layer_norm.*")
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
+        if host.get("model_type", "mbart") == "bart":
+            yield Problem(
+                "model.host.architecture",
+                "bart",
+                f"must be mbart for this graft ({path}): it is for LayerNorms in front of sublayers",
+                "take transfer=exact, which loses nothing there",
+            )
         ours, theirs = anatomy.Shape.of_host(host), anatomy.Shape.of_donor(donor)
         if ours.ffn < theirs.ffn:
             yield Problem(
