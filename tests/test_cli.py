@@ -397,7 +397,7 @@ def test_transfer_with_a_strategy_and_settings_of_ones_own(
     (tmp_path / "groups" / "transfer" / "mine.yaml").write_text(mine)
     words = ("transfer", "--encoder", str(donor), "--seq2seq", str(host), "--strategy", "mine", "--out", "out")
     own = ("--config-dir", "groups")
-    result = graftlm(tmp_path, *words, *own, "transfer.steps.0.decoder=false", "transfer.steps.0.logits_bias=false")
+    result = graftlm(tmp_path, *words, *own, "embeddings.decoder=false", "embeddings.logits_bias=false")
     assert result.returncode == 0, result.stderr
     assert "fidelity was not measured" in result.stderr
     report = json.loads((tmp_path / "out" / "transfer.json").read_text())
@@ -408,7 +408,9 @@ def test_transfer_with_a_strategy_and_settings_of_ones_own(
     assert not any("decoder" in name or "logits" in name for name in written)
     for more, told in (
         ((*own, "finetune.seed=2"), "override=finetune.seed=2: is no setting of the strategy"),
-        ((*own, "transfer.steps.0.spread=-1"), "spread"),
+        ((*own, "embeddings.spread=-1"), "transfer.steps[0].spread=-1"),
+        ((*own, "embeddings.speed=1"), "transfer.steps[0].speed"),
+        ((*own, "transfer.encoder_lr=-1"), "transfer.encoder_lr=-1"),
         (("--config-dir", "nowhere"), "--config-dir=nowhere: no such folder"),
         (("--strategy", "calibrated", "--out", "other"), "--text: is needed by the step encoder"),
         (own, "--out"),

@@ -41,6 +41,21 @@ def test_into_a_built_host(folder: Path, corpus_files: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["grafted"]
 
 
+def test_into_a_host_of_the_donors_kind(folder: Path) -> None:
+    """BART: built, and then as a folder that is grafted again, from file to file."""
+    from transformers import AutoModelForSeq2SeqLM, BartForConditionalGeneration
+
+    embeddings = TransferSettings("embeddings", steps=[{"step": "embeddings"}])
+    built = Request(str(folder / "donor"), "config", embeddings, folder / "built", architecture="bart")
+    report = run(built)
+    assert report.counts["host"]["initialised"] > 0
+    assert isinstance(AutoModelForSeq2SeqLM.from_pretrained(folder / "built"), BartForConditionalGeneration)
+    again = run(dataclasses.replace(built, seq2seq=str(folder / "built"), out=folder / "again"))
+    assert again.counts["host"]["initialised"] == 0
+    one, other = (AutoModelForSeq2SeqLM.from_pretrained(folder / name).state_dict() for name in ("built", "again"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_into_a_folder(folder: Path, host: Any, host_tokenizer: Any, corpus_files: Path) -> None:
     host.save_pretrained(folder / "host")
     host_tokenizer.save_pretrained(folder / "host")

@@ -6,20 +6,21 @@ import gc
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from graftlm.checkpoint import read_config
 from graftlm.console import Progress, Silent
 from graftlm.data.languages import to_code
-from graftlm.errors import DataError, Problem, TransferError
+from graftlm.errors import DataError, Problem, SettingsError, TransferError
 from graftlm.schema import TransferSettings
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Step
 from graftlm.transfer.report import TransferReport
-from graftlm.transfer.strategy import build_steps
+from graftlm.transfer.strategy import build_steps, check_steps
 
 BUILT = "config"
 
@@ -29,8 +30,8 @@ class Request:
     """What is to be grafted.
 
     encoder: folder or hub name of an XLM-R.
-    seq2seq: folder or hub name of an mBART, or `config`: a new one of the donor's shape, with the donor's pieces and
-        mBART-50's language codes.
+    seq2seq: folder or hub name of an mBART (or BART), or `config`: a new one of the donor's shape, with the donor's
+        pieces and mBART-50's language codes.
     strategy: the steps.
     out: the folder to write; it must not hold anything yet.
     text: a text a line (.jsonl: its field `text`, and `lang` where it is there); every tenth is held out for the
@@ -38,6 +39,7 @@ class Request:
         tensor, and no fidelity is measured.
     base: folder or hub name of the donor as it was before it was trained, for steps that carry the change.
     adapter: folder of the adapter (peft) that was trained beside the donor, for steps that carry it.
+    architecture: of a host that is built: `mbart`, or `bart` with its LayerNorms where the donor has them.
     """
 
     encoder: str
@@ -47,6 +49,14 @@ class Request:
     text: Path | None = None
     base: str | None = None
     adapter: Path | None = None
+    architecture: Literal["mbart", "bart"] = "mbart"
+
+    @property
+    def kind(self) -> str:
+        """The host's model_type: of a checkpoint what its configuration says, where that is one of ours."""
+        if self.seq2seq == BUILT:
+            return self.architecture
+        return "bart" if read_config(self.seq2seq, None, "--seq2seq").get("model_type") == "bart" else "mbart"
 
 
 def run(request: Request, progress: Progress | None = None) -> TransferReport:
@@ -94,16 +104,48 @@ def _steps(request: Request) -> list[tuple[str, Step]]:
     return steps
 
 
+def with_settings(strategy: TransferSettings, words: Sequence[str]) -> TransferSettings:
+    """The strategy with settings of its steps replaced: `encoder.tokens=3000` for the step `encoder`.
+
+    Raises:
+        SettingsError: it has no such step, or the step no such setting or value.
+    """
+    import yaml
+
+    steps = [dict(step) for step in strategy.steps]
+    problems: list[Problem] = []
+    for word in words:
+        path, equals, value = word.partition("=")
+        name, _, setting = path.partition(".")
+        chosen = [step for step in steps if step["step"] == name]
+        try:
+            found = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not (equals and setting and chosen):
+            known = ", ".join(f"{step['step']}.SETTING=VALUE" for step in steps)
+            problems.append(
+                Problem("override", word, "is no setting of the strategy", f"give {known}, or transfer.SETTING=VALUE")
+            )
+            continue
+        for step in chosen:
+            step[setting] = found
+    problems = problems or list(check_steps(steps, "transfer.steps"))
+    if problems:
+        raise SettingsError(problems)
+    return replace(strategy, steps=steps)
+
+
 def _from_files(request: Request, out: Path, progress: Progress) -> TransferReport | None:
     """Graft two folders tensor by tensor; None where only transformers can read one of them."""
-    from transformers import MBartForConditionalGeneration, XLMRobertaForMaskedLM
+    from transformers import XLMRobertaForMaskedLM
 
     from graftlm.data.tokenizers import load_tokenizer
-    from graftlm.models.build import check_vocabulary
+    from graftlm.models.build import check_vocabulary, model_class
     from graftlm.transfer.folders import graft_folders, open_folder
 
     donor = open_folder(XLMRobertaForMaskedLM, request.encoder, "xlm-roberta", "--encoder")
-    host = open_folder(MBartForConditionalGeneration, request.seq2seq, "mbart", "--seq2seq")
+    host = open_folder(model_class(request.kind), request.seq2seq, request.kind, "--seq2seq")
     base = open_folder(XLMRobertaForMaskedLM, request.base, "xlm-roberta", "--base") if request.base else None
     if donor is None or host is None or (request.base and base is None):
         return None
@@ -143,7 +185,7 @@ def _from_models(request: Request, out: Path, progress: Progress) -> TransferRep
     base = load_model(XLMRobertaForMaskedLM, request.base, None, "xlm-roberta", "--base") if request.base else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        host, host_tokenizer = _host(request.seq2seq, donor, donor_tokenizer)
+        host, host_tokenizer = _host(request, donor, donor_tokenizer)
         ids = encode(donor_tokenizer, texts) if texts else []
         report = apply_strategy(
             request.strategy,
@@ -197,21 +239,23 @@ def _written(out: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _host(seq2seq: str, donor: Any, donor_tokenizer: Any) -> tuple[Any, Any]:
+def _host(request: Request, donor: Any, donor_tokenizer: Any) -> tuple[Any, Any]:
     """The host in training mode, and its tokenizer."""
     from graftlm.data.tokenizers import host_tokenizer_from_donor, load_tokenizer
-    from graftlm.models.build import build_host, check_vocabulary, load_model
+    from graftlm.models.build import build_host, check_vocabulary, load_model, model_class
     from graftlm.schema import HostSettings, ModelSettings
 
+    seq2seq = request.seq2seq
     if seq2seq == BUILT:
         tokenizer = host_tokenizer_from_donor(donor_tokenizer, "mbart50")
-        positions = max(donor.config.max_position_embeddings - 2, 16)
-        shape = HostSettings(decoder_layers=donor.config.num_hidden_layers, max_positions=positions)
+        shape = HostSettings(
+            architecture=request.architecture,
+            decoder_layers=donor.config.num_hidden_layers,
+            max_positions=max(donor.config.max_position_embeddings - 2, 16),
+        )
         return build_host(ModelSettings(name="graft", host=shape), tokenizer, donor.config), tokenizer
-    from transformers import MBartForConditionalGeneration
-
     tokenizer = load_tokenizer(seq2seq, None, "--seq2seq", "host")
-    host = load_model(MBartForConditionalGeneration, seq2seq, None, "mbart", "--seq2seq")
+    host = load_model(model_class(request.kind), seq2seq, None, request.kind, "--seq2seq")
     check_vocabulary(host, tokenizer, seq2seq, "--seq2seq")
     return host, tokenizer
 

@@ -219,8 +219,8 @@ class Graft:
             self._remember(name)
 
     def is_random(self, name: str) -> bool:
-        """Whether a tensor of the host still is what its initialisation gave."""
-        return self.ledger.host[self.ledger.host_name(name)].status == "initialised"
+        """Whether a tensor of the host still is what its initialisation gave; not, where it has no such tensor."""
+        return name in self.host_weights and self.ledger.host[self.ledger.host_name(name)].status == "initialised"
 
     def write(self, name: str, value: Tensor, status: str, source: str | None, note: str = "") -> None:
         """Put `value` into the host tensor `name` and account for it.
