@@ -162,6 +162,12 @@ def few_rows(rows: tuple[list[Pair], list[Text]]) -> Any:
     return divide(rows[0][7:11], rows[1][14:18])
 
 
+@pytest.fixture(scope="session")
+def divided(rows: tuple[list[Pair], list[Text]]) -> Any:
+    """The rows as `Prepared`."""
+    return divide(*rows)
+
+
 def divide(pairs: list[Pair], texts: list[Text]) -> Any:
     """The rows as `Prepared`: every tenth document held out for validation, every tenth for the test."""
     from graftlm.data.rows import SPLITS

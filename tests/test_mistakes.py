@@ -75,6 +75,34 @@ MISTAKES = [
         {"a.csv": "text,summary\n" + "".join(f"long text {n},short {n},author,url\n" for n in range(50))},
     ),
     Mistake("unknown step", (*SMOKE, "transfer.steps=[{step: embedings}]"), "transfer.steps[0].step", ("embeddings",)),
+    Mistake(
+        "a change of a donor that has no earlier state",
+        (*SMOKE, "transfer=delta"),
+        "model.donor.checkpoint",
+        ("the step delta", "XLM-R folder"),
+    ),
+    Mistake(
+        "an adapter that is not trained",
+        (*SMOKE, "transfer=lora", "transfer.adapter.rank=0"),
+        "transfer.adapter.rank",
+        ("the step lora",),
+    ),
+    Mistake("an adapter on random weights", (*SMOKE, "transfer.adapter.rank=4"), "transfer.adapter.rank", ("random",)),
+    Mistake(
+        "nothing to adapt",
+        (*SMOKE, "transfer=none", "transfer.adapter.targets=[]"),
+        "transfer.adapter.targets",
+        ("names no map",),
+    ),
+    Mistake(
+        "a change without pretraining",
+        (*SMOKE, "model=large", "transfer=delta", "pretrain.max_steps=0"),
+        "pretrain.max_steps",
+        ("the step delta",),
+    ),
+    Mistake(
+        "a bridge to a random decoder", (*SMOKE, "transfer=stitched"), "model.host.checkpoint", ("the step bridge",)
+    ),
     Mistake("no file named", (*FILES, "data.source_lang=de"), "data.train", ("names no file",)),
     Mistake(
         "missing file", (*FILES, "data.train=[nowhere.jsonl]", "data.source_lang=de"), "data.train", ("nowhere.jsonl",)

@@ -25,6 +25,9 @@ EXPECTED: dict[str, tuple[Any, set[str]]] = {
     "data": (None, ALL),
     "mask": (None, TRAINED),
     "transfer": (None, TUNED),
+    "transfer.adapter.rank": (4, TRAINED),
+    "transfer.adapter.targets": (["out"], set()),  # of an adapter of no rank
+    "transfer.adapter": (None, set()),
     "pretrain": (None, TRAINED),
     "finetune": (None, TUNED),
     "evaluate": (None, {"evaluate"}),
@@ -54,7 +57,7 @@ LEFT_OUT = {
 
 
 # of a donor that is not trained
-UNUSED = ("model.donor.dropout=0.3", "transfer.fidelity_texts=7")
+UNUSED = ("model.donor.dropout=0.3", "transfer.fidelity_texts=7", "transfer.adapter.rank=8")
 
 
 def base() -> Settings:
@@ -110,10 +113,27 @@ def test_a_setting_changes_exactly_the_keys_it_must(path: str) -> None:
     assert {stage for stage in before if before[stage] != after[stage]} == expected
 
 
+@pytest.mark.parametrize("path", leaves(base().transfer.adapter, "transfer.adapter"))
+def test_each_setting_of_an_adapter_counts_once_there_is_one(path: str) -> None:
+    settings = changed(base(), ["transfer", "adapter", "rank"], 8)
+    before = {key.stage: key.key for key in stage_keys(settings, FINGERPRINTS)}
+    after = {key.stage: key.key for key in stage_keys(changed(settings, path.split("."), None), FINGERPRINTS)}
+    assert {stage for stage in before if before[stage] != after[stage]} == TRAINED
+
+
 def test_a_baseline_does_not_depend_on_the_donors_training() -> None:
     (none,) = compose_jobs(Words(("experiment=smoke", "transfer=none")))
     (other_none,) = compose_jobs(
-        Words(("experiment=smoke", "transfer=none", "mask=r40", "pretrain.max_steps=99", *UNUSED))
+        Words(
+            (
+                "experiment=smoke",
+                "transfer=none",
+                "mask=r40",
+                "pretrain.max_steps=99",
+                "transfer.adapter.rank=8",
+                *UNUSED,
+            )
+        )
     )
     keys = [stage_keys(job.settings, FINGERPRINTS) for job in (none, other_none)]
     assert keys[0] == keys[1]

@@ -93,6 +93,11 @@ def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]
     donor_settings = _without_checkpoint(outcome(model.donor)) if donor is None else donor
     host_settings = _without_checkpoint(outcome(model.host)) if host is None else host
     inputs = [corpus]
+    transfer = outcome(settings.transfer)
+    adapter = transfer.pop("adapter")
+    # of an adapter of no rank, or for a donor that is not trained, no setting counts
+    adapted = {"adapter": adapter} if adapter["rank"] and settings.transfer.needs_donor else {}
+    transfer |= adapted
     if settings.transfer.needs_donor:
         pretrain = _key(
             "pretrain",
@@ -101,12 +106,12 @@ def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]
                 "mask": outcome(settings.mask),
                 "pretrain": outcome(settings.pretrain),
                 "trainer": trainer,
+                **adapted,
             },
             [corpus],
         )
         stages.append(pretrain)
         inputs.append(pretrain)
-    transfer = outcome(settings.transfer)
     if not settings.transfer.needs_donor:
         # of a donor that is not used, only the sizes count that a host takes where its own are null
         if donor is None:
@@ -189,10 +194,13 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
 
 def _check_pair(settings: Settings) -> list[Problem]:
     from graftlm.checkpoint import check_checkpoint, donor_shape, host_shape, read_config
+    from graftlm.transfer import adapters
     from graftlm.transfer.strategy import check_compatible
 
     model = settings.model
     problems: list[Problem] = []
+    if settings.transfer.needs_donor and settings.transfer.adapter.rank:
+        problems += adapters.missing("transfer.adapter")
     configs: dict[str, dict[str, Any] | None] = {}
     for role, kind, part in (("donor", "xlm-roberta", model.donor), ("host", model.host.architecture, model.host)):
         configs[role] = None

@@ -132,6 +132,25 @@ STAGED = (0.1, 0.3)
 
 
 @dataclass(frozen=True)
+class AdapterSettings:
+    """LoRA on the donor in the pretrain stage, which then trains nothing else; rank 0 trains the whole donor.
+
+    The change of a map is alpha / rank · B·A. `targets`: the adapted maps of each layer. `head`: whether the MLM head's
+    own map, LayerNorm and bias are trained beside it (its output matrix, the word embeddings, is not).
+    """
+
+    rank: int = setting(0, at_least=0, at_most=1024)
+    alpha: float = setting(16.0, above=0)
+    dropout: float = setting(0.0, at_least=0, below=1)
+    targets: list[Literal["query", "key", "value", "out", "fc1", "fc2"]] = setting(["query", "value"])
+    head: bool = True
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if not self.targets:
+            yield Problem(f"{path}.targets", "[]", "names no map to adapt", "for example [query, value]")
+
+
+@dataclass(frozen=True)
 class TransferSettings:
     """A strategy: its steps in order, and how fine-tuning treats what they wrote.
 
@@ -153,6 +172,7 @@ class TransferSettings:
     freeze_encoder: float | None = setting(None, at_least=0, at_most=1)
     freeze_embeddings: float = setting(0.0, at_least=0, at_most=1)
     freeze_decoder: float = setting(0.0, at_least=0, at_most=1)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     control: bool = False
     fidelity_texts: int = setting(200, at_least=2)
 
@@ -173,9 +193,12 @@ class TransferSettings:
         )
 
     def check(self, path: str) -> Iterator[Problem]:
-        from graftlm.transfer.strategy import check_steps  # the steps name their own parameters
+        from graftlm.transfer.strategy import any_step, check_steps  # the steps name their own parameters
 
-        yield from check_steps(self.steps, f"{path}.steps")
+        problems = list(check_steps(self.steps, f"{path}.steps"))
+        yield from problems
+        if not problems and not self.adapter.rank and (step := any_step(self, "needs_adapter")):
+            yield Problem(f"{path}.adapter.rank", 0, f"the step {step} carries an adapter", "set it, for example 8")
 
 
 @dataclass(frozen=True)
@@ -321,6 +344,7 @@ class Settings:
 def _across(settings: Settings) -> Iterator[Problem]:
     """Mistakes that no single group can see."""
     model, pretrain, finetune = settings.model, settings.pretrain, settings.finetune
+    yield from _across_transfer(settings)
     if model.donor.checkpoint is None:
         if pretrain.max_length > model.donor.max_positions:
             yield Problem(
@@ -358,3 +382,27 @@ def _across(settings: Settings) -> Iterator[Problem]:
         known = to_code(code)
         if known is not None and known not in codes:
             yield Problem(path, code, f"is no language of model.format={model.format}", nearest(code, codes))
+
+
+def _across_transfer(settings: Settings) -> Iterator[Problem]:
+    """What a strategy demands of the pair and of the pretrain stage."""
+    from graftlm.transfer.strategy import any_step
+
+    model, transfer = settings.model, settings.transfer
+    if not transfer.needs_donor:
+        return
+    name = "name an XLM-R folder or hub name"
+    change = any_step(transfer, "needs_base")
+    if model.donor.checkpoint is None and change:
+        yield Problem(
+            "model.donor.checkpoint", "null", f"the step {change} carries what pretraining changed in one", name
+        )
+    elif model.donor.checkpoint is None and transfer.adapter.rank:
+        path, reason = "transfer.adapter.rank", "adapts a donor of random weights"
+        yield Problem(path, transfer.adapter.rank, reason, "set it to 0, or name model.donor.checkpoint")
+    if settings.pretrain.max_steps == 0 and (change or transfer.adapter.rank):
+        what = f"the step {change} carries what pretraining changed" if change else "an adapter is to be trained"
+        yield Problem("pretrain.max_steps", 0, what, "set it")
+    if model.host.checkpoint is None and (step := any_step(transfer, "needs_pretrained")):
+        reason = f"the step {step} needs a pretrained host"
+        yield Problem("model.host.checkpoint", "null", reason, "name an mBART folder or hub name")

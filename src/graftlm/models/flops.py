@@ -23,12 +23,17 @@ def matrices(module: nn.Module) -> int:
     return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
 
 
+def _passed(module: nn.Module, reached: bool = True) -> int:
+    """Operations a token of all linear layers in a module; those that are frozen (beside an adapter) cost less."""
+    parts = (part.weight for part in module.modules() if isinstance(part, nn.Linear))
+    return sum(_cost(reached, weight.requires_grad) * weight.numel() for weight in parts)
+
+
 def mlm_flops(model: Any, batch: Mapping[str, Any]) -> int:
     """Operations of one step of an `XLMRobertaForMaskedLM`: the head works on the masked places only."""
     model = unwrapped(model)
     cells = batch["input_ids"].numel()
-    head = matrices(model.lm_head)
-    return _FULL * (matrices(model.roberta.encoder) * cells + head * len(batch["labels"]))
+    return _passed(model.roberta.encoder) * cells + _passed(model.lm_head) * len(batch["labels"])
 
 
 def seq2seq_flops(model: Any, batch: Mapping[str, Any]) -> int:
@@ -46,7 +51,7 @@ def seq2seq_flops(model: Any, batch: Mapping[str, Any]) -> int:
     reached = trained or words  # through a frozen encoder the gradient still runs to the words
     labelled = int((batch["labels"] != IGNORED).sum())
     return (
-        _cost(reached, trained) * matrices(encoder) * sources
+        _passed(encoder, reached) * sources
         + _cost(reached, True) * read * sources
         + _FULL * (matrices(decoder) - read) * targets
         + _cost(True, words) * matrices(model.lm_head) * labelled

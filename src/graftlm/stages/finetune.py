@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,12 @@ from graftlm.data.format import HostFormat
 from graftlm.data.modules import Seq2SeqDataModule
 from graftlm.data.tokens import TokenFile
 from graftlm.jobs import StageContext
-from graftlm.models.build import build_host, set_generation
+from graftlm.models.build import build_donor, build_host, set_generation
 from graftlm.models.seq2seq import Seq2SeqModule
 from graftlm.schema import ModelSettings
 from graftlm.stages.training import CHECKPOINT, fit, write_cost
 from graftlm.tracking import tracker
+from graftlm.transfer import adapters
 from graftlm.transfer.callback import TransferCallback
 
 # more calibration texts than any strategy asks tokens for are not read
@@ -37,18 +39,22 @@ def run(context: StageContext) -> None:
     pl.seed_everything(settings.finetune.seed, verbose=False)
     host = build_host(settings.model, tokenizer, _donor_config(settings.model), corpus.host_rows)
     report = context.work / "transfer.json"
-    held_out, langs = corpus.texts("validation"), corpus.text_langs("train")
-    chosen = _sample(len(corpus.texts("train")), _CALIBRATION_TEXTS)
+    held_out = corpus.texts("validation")
+    texts, langs = corpus.texts("train"), corpus.text_langs("train")
+    places = _places(texts, _CALIBRATION_TEXTS)
+    adapter = donor / adapters.FOLDER if donor is not None and settings.transfer.adapter.rank else None
     graft = TransferCallback(
         settings.transfer,
         donor / "model" if donor is not None else None,
         tokenizer,
-        calibration=_texts(corpus.texts("train"), chosen),
-        held_out=_texts(held_out, _sample(len(held_out), settings.transfer.fidelity_texts)),
-        languages=[langs[int(place)] for place in chosen],
+        calibration=_sample(texts, places),
+        held_out=_sample(held_out, _places(held_out, settings.transfer.fidelity_texts)),
         report_path=report,
         host_pretrained=settings.model.host.checkpoint is not None,
         progress=context.progress,
+        base=lambda: build_donor(settings.model, corpus.donor_tokenizer, corpus.donor_rows),
+        adapter=adapter,
+        languages=[langs[place] for place in places],
         resuming=report.is_file() and (context.work / CHECKPOINT).is_file(),
     )
     format = HostFormat.from_tokenizer(tokenizer)
@@ -66,6 +72,7 @@ def run(context: StageContext) -> None:
         if module.samples:
             names = list(module.samples[0])
             track.table("samples", names, [[sample[name] for name in names] for sample in module.samples])
+    adapters.merge(host)
     targets = sorted(set(corpus.target_langs("train")))
     set_generation(host, format, targets[0] if len(targets) == 1 else None)
     sources = set(corpus.source_langs("train"))
@@ -85,10 +92,10 @@ def _donor_config(model: ModelSettings) -> XLMRobertaConfig:
     return XLMRobertaConfig(**read_config(donor.checkpoint, donor.revision, "model.donor.checkpoint"))
 
 
-def _sample(total: int, most: int) -> npt.NDArray[np.int64]:
-    """Numbers of texts spread over the whole file, always the same ones."""
-    return np.sort(np.random.default_rng(0).permutation(total)[:most])
+def _places(texts: TokenFile, most: int) -> list[int]:
+    """Places of texts spread over the whole file, always the same ones."""
+    return [int(place) for place in np.sort(np.random.default_rng(0).permutation(len(texts))[:most])]
 
 
-def _texts(file: TokenFile, places: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    return [np.asarray(file[int(place)], dtype=np.int64) for place in places]
+def _sample(texts: TokenFile, places: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+    return [np.asarray(texts[place], dtype=np.int64) for place in places]

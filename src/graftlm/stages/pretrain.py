@@ -12,22 +12,31 @@ from graftlm.models.build import build_donor
 from graftlm.models.mlm import MlmModule
 from graftlm.stages.training import fit, write_cost
 from graftlm.tracking import tracker
+from graftlm.transfer import adapters
 
 
 def run(context: StageContext) -> None:
-    """Train the donor and leave it as a Hugging Face folder in `model/`."""
+    """Train the donor and leave it as a Hugging Face folder in `model/`.
+
+    With `transfer.adapter.rank` an adapter alone is trained: `adapter/` holds it, `model/` the donor with it merged in.
+    """
     settings = context.settings
     corpus = Corpus(context.inputs["corpus"])
     pl.seed_everything(settings.pretrain.seed, verbose=False)
     tokenizer = corpus.donor_tokenizer
     donor = build_donor(settings.model, tokenizer, corpus.donor_rows)
     cost = {"seconds": 0.0, "steps": 0, "examples": 0, "tokens": 0, "flops": 0, "parameters": donor.num_parameters()}
+    adapter = settings.transfer.adapter
+    wrapped = adapters.wrap(donor, adapter) if adapter.rank else None
     with tracker(context) as track:
         if settings.pretrain.max_steps:
             module = MlmModule(donor, settings.pretrain, settings.mask)
             data = MlmDataModule(corpus, settings.pretrain, settings.mask, settings.trainer)
             cost = fit(context, module, data, settings.pretrain, track, f"pretrain {settings.mask.name}")
             track.summary({f"cost/{name}": value for name, value in cost.items()})
+    if wrapped is not None:
+        adapters.save(wrapped, context.work / adapters.FOLDER)
+        adapters.merge(donor)
     with torch.no_grad():
         donor.eval().save_pretrained(context.work / "model")
     tokenizer.save_pretrained(context.work / "model")

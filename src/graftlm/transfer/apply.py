@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from graftlm.transfer.graft import Texts
     from graftlm.transfer.report import Ledger, StepRecord, TransferReport
     from graftlm.transfer.vocabulary import Vocabulary
-    from graftlm.transfer.weights import Weights
 
 # a graft of the encoder must raise one of the two figures by this much without lowering the other, or reach both of
 # these (a host that worked like the donor before has nothing to gain)
@@ -37,7 +36,7 @@ def apply_strategy(
     *,
     languages: Sequence[str] = (),
     pairs: Sequence[tuple[Any, Any]] = (),
-    base: Weights | None = None,
+    base: Any = None,
     adapter: Any = None,
     device: str = "cpu",
     precision: str = "32-true",
@@ -52,7 +51,8 @@ def apply_strategy(
         calibration: texts to fit on, donor ids without special tokens.
         held_out: texts to measure on, likewise.
         host_pretrained: whether the host came from a checkpoint (its untouched tensors are `kept`).
-        languages, pairs, base, adapter, device, precision: see `Graft`.
+        languages, pairs, adapter, device, precision: see `Graft`.
+        base: the donor before the pretrain stage, as a model or as its `Weights`.
 
     Raises:
         TransferError: if donor and host do not fit, or the encoder that was carried over does not work as the donor's.
@@ -60,18 +60,19 @@ def apply_strategy(
     import torch
 
     from graftlm.transfer.report import Ledger
-    from graftlm.transfer.weights import ModelWeights
+    from graftlm.transfer.weights import ModelWeights, Weights
 
     progress = progress or Silent()
     begun = time.perf_counter()
     steps = checked_steps(strategy, donor.config if donor is not None else None, host.config)
-    if any(step.needs_base for _, step in steps) and base is None:
-        raise TransferError.at(
-            "transfer",
-            strategy.name,
-            "needs the donor as it was before pretraining",
-            "name model.donor.checkpoint",
-        )
+    for name, step in steps:
+        if step.needs_base and base is None:
+            reason, remedy = "needs the donor as it was before pretraining", "name model.donor.checkpoint"
+        elif step.needs_pretrained and not host_pretrained:
+            reason, remedy = "needs a pretrained host", "name model.host.checkpoint"
+        else:
+            continue
+        raise TransferError.at("transfer", strategy.name, f"{name} {reason}", remedy)
     ledger = Ledger(ModelWeights(donor) if donor is not None else None, ModelWeights(host), host_pretrained)
     records: list[StepRecord] = []
     warnings: list[str] = []
@@ -92,7 +93,8 @@ def apply_strategy(
                 calibration=calibration,
                 languages=languages,
                 pairs=pairs,
-                base_weights=base,
+                base_weights=base if base is None or isinstance(base, Weights) else ModelWeights(base),
+                base_model=None if isinstance(base, Weights) else base,
                 adapter=adapter,
                 donor_tokenizer=donor_tokenizer,
                 host_tokenizer=host_tokenizer,
@@ -183,12 +185,14 @@ def run_steps(graft: Graft, steps: Sequence[tuple[str, Step]]) -> list[StepRecor
     records: list[StepRecord] = []
     spent = [0.0] * len(steps)
     flops = [0] * len(steps)
+    # what stands before a step that carries the change of pretraining carries the donor as it was before that
+    changes = max((index for index, (_, step) in enumerate(steps) if step.needs_base), default=-1)
     for phase in ("prepare", "apply"):
         for index, (name, step) in enumerate(steps):
             started = time.perf_counter()
             graft.path, graft.step = f"transfer.steps[{index}]", name
             with FlopCounterMode(display=False) as counter:
-                getattr(step, phase)(graft)
+                getattr(step, phase)(graft.on_base() if index < changes and not step.needs_base else graft)
             flops[index] += counter.get_total_flops()
             spent[index] += time.perf_counter() - started
     for index, (name, step) in enumerate(steps):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from graftlm.console import Progress, Silent
 from graftlm.schema import TransferSettings
 from graftlm.transfer.apply import apply_strategy
+from graftlm.transfer.strategy import any_step, build_steps
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Texts
@@ -29,6 +30,8 @@ class TransferCallback(pl.Callback):
         host_pretrained: whether the host came from a checkpoint.
         donor_tokenizer: the donor's, where its folder has none.
         languages, pairs: see `graftlm.transfer.graft.Graft`.
+        base: gives the donor as it was before the pretrain stage; called if a step needs that.
+        adapter: folder of the adapter that the pretrain stage trained, or None.
         resuming: the run goes on from a checkpoint: its weights are kept and nothing is written. Lightning does not
             tell a callback in `setup` which checkpoint `fit(ckpt_path=...)` was given, so the caller has to.
     """
@@ -47,6 +50,8 @@ class TransferCallback(pl.Callback):
         resuming: bool = False,
         languages: Sequence[str] = (),
         pairs: Sequence[tuple[Any, Any]] = (),
+        base: Callable[[], Any] | None = None,
+        adapter: Path | None = None,
     ):
         self.strategy = strategy
         self.donor_path = donor_path
@@ -60,15 +65,21 @@ class TransferCallback(pl.Callback):
         self.resuming = resuming
         self.languages = languages
         self.pairs = pairs
+        self.base = base
+        self.adapter = adapter
         self.report: TransferReport | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Every rank does the same work: it is deterministic. Rank zero writes."""
-        if stage != "fit" or self.report is not None or self.resuming or trainer.ckpt_path is not None:
+        if stage != "fit" or self.report is not None:
             return
         import torch
 
         with torch.random.fork_rng(devices=[]):  # loading a model draws numbers too
+            if self.resuming or trainer.ckpt_path is not None:
+                for _, step in build_steps(self.strategy.steps, "transfer.steps", []):
+                    step.restructure(pl_module.model, self.adapter)
+                return
             donor, tokenizer = self._donor()
             self.report = apply_strategy(
                 self.strategy,
@@ -84,6 +95,8 @@ class TransferCallback(pl.Callback):
                 pairs=self.pairs,
                 device=str(trainer.strategy.root_device),
                 precision=str(trainer.precision),
+                base=self.base() if self.base is not None and any_step(self.strategy, "needs_base") else None,
+                adapter=self.adapter,
             )
         if trainer.is_global_zero:
             self.report.write(self.report_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -41,7 +41,11 @@ class Step(ABC):
         rescales: it rescales the encoder's output on purpose, so that only CKA tells whether the graft works.
         needs_models: it runs the models, so their tensors are not enough (a step without can work from files).
         needs_text: it reads calibration text.
-        needs_base: it reads the donor as it was before the pretrain stage.
+        needs_base: it carries what the pretrain stage changed, and reads the donor as it was before that stage. The
+            steps in front of it then carry that earlier donor, or the change would count twice; those behind it read
+            the trained one again.
+        needs_pretrained: it makes no sense on a host whose weights are random.
+        needs_adapter: it reads the adapter that the pretrain stage trained (`transfer.adapter`).
     """
 
     reference: ClassVar[str] = ""
@@ -52,6 +56,8 @@ class Step(ABC):
     needs_models: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
     needs_base: ClassVar[bool] = False
+    needs_pretrained: ClassVar[bool] = False
+    needs_adapter: ClassVar[bool] = False
 
     def writes(self) -> tuple[str, ...]:
         """Patterns (`fnmatch`) of the host tensors that it may write, with these parameters; no other step may."""
@@ -63,6 +69,10 @@ class Step(ABC):
 
     def originals(self) -> tuple[str, ...]:
         """Patterns of the host tensors whose values before the strategy it reads (`Graft.original`)."""
+        return ()
+
+    def builds_on(self) -> tuple[str, ...]:
+        """Patterns of host tensors of which an earlier step must write or refine at least one."""
         return ()
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
@@ -79,6 +89,9 @@ class Step(ABC):
         Raises:
             TransferError: if donor and host do not fit.
         """
+
+    def restructure(self, host: Any, adapter: Any) -> None:  # noqa: B027 - most steps add no module
+        """Give a resumed host the modules that `apply` added to it; its checkpoint then brings their values."""
 
 
 @dataclass
@@ -98,6 +111,7 @@ class Graft:
         donor_tokenizer, host_tokenizer: the tokenizers of both.
         device: where a step that trains may put a model while it does (`trained`).
         precision: of the trainer, for the same steps (`autocast`).
+        memory: what steps keep between `prepare` and `apply`, by names of their own.
         path, step: config path and name of the current step.
     """
 
@@ -113,6 +127,7 @@ class Graft:
     donor_model: XLMRobertaForMaskedLM | None = None
     host_model: MBartForConditionalGeneration | None = None
     base_weights: Weights | None = None
+    base_model: XLMRobertaForMaskedLM | None = None
     adapter: Any = None
     donor_tokenizer: Any = None
     host_tokenizer: Any = None
@@ -122,6 +137,7 @@ class Graft:
     path: str = "transfer"
     step: str = ""
     keep: tuple[str, ...] = ()
+    memory: dict[str, Any] = field(default_factory=dict)
     _originals: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -186,6 +202,10 @@ class Graft:
         if not self.precision.endswith("-mixed"):
             return nullcontext()
         return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16)
+
+    def on_base(self) -> Graft:
+        """The same graft with the donor as it was before the pretrain stage; one ledger, one host."""
+        return replace(self, donor_model=self.base_model, donor_weights=self.base)
 
     def source(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """A tensor of the donor, or some of its rows, in float32, marked as used.

@@ -71,6 +71,10 @@ def check_steps(steps: Sequence[Mapping[str, Any]], path: str) -> Iterator[Probl
         for other in step.after:
             if other in later:
                 yield Problem(where, name, f"must come after {other}", f"put {{step: {name}}} behind it")
+        wanted = step.builds_on()
+        changed = [pattern for _, earlier in built[:index] for pattern in (*earlier.writes(), *earlier.refines())]
+        if wanted and not _overlap(wanted, changed):
+            yield Problem(where, name, f"needs a step before it that writes {wanted[0]}", "put it behind the graft")
         for other, earlier in built[:index]:
             shared = _overlap(step.writes(), earlier.writes())
             if shared:
@@ -87,6 +91,11 @@ def _overlap(ours: Sequence[str], theirs: Sequence[str]) -> str:
             if fnmatchcase(one.replace("*", "0"), other) or fnmatchcase(other.replace("*", "0"), one):
                 return one if "*" not in one else other
     return ""
+
+
+def any_step(settings: TransferSettings, quality: str) -> str:
+    """The first step of a valid strategy of which a class attribute (`needs_base`, …) holds, or an empty string."""
+    return next((item["step"] for item in settings.steps if getattr(step_class(item["step"]), quality)), "")
 
 
 def check_compatible(

@@ -1,0 +1,165 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685) by peft: on the donor in pretraining, and on the host.
+
+The extra `graftlm[lora]` brings peft. Reading a folder of peft needs no peft.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graftlm.errors import Problem, TransferError
+from graftlm.transfer.anatomy import donor_block
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from graftlm.schema import AdapterSettings
+
+FOLDER = "adapter"  # of the pretrain stage's artifact
+_NAME = "default"  # peft's name for the one adapter of a model
+_PREFIX = "base_model.model."  # of the tensors in a folder of peft
+# what is trained of the MLM head beside an adapter; its output matrix is the word embeddings, which stay
+_LAYER = re.compile(r"\.layer\.(\d+)\.")
+_HEAD = ("lm_head.dense.", "lm_head.layer_norm.", "lm_head.bias")
+
+
+def missing(path: str) -> list[Problem]:
+    """The problem that peft is not installed, if it is not."""
+    if importlib.util.find_spec("peft") is not None:
+        return []
+    return [Problem(path, None, "adapters need peft, which is not installed", "pip install 'graftlm[lora]'")]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The low-rank changes in a folder of peft: ΔW = scaling · B·A for each adapted module of the donor.
+
+    Attributes:
+        rank: of A [rank, in] and B [out, rank].
+        scaling: alpha / rank (alpha / √rank with rsLoRA).
+        dropout: of its inputs in training.
+        maps: module name → (A, B), in float32.
+    """
+
+    rank: int
+    scaling: float
+    dropout: float
+    maps: Mapping[str, tuple[Tensor, Tensor]]
+
+    @property
+    def depth(self) -> int:
+        """Layers of the donor; the pretrain stage adapts all of them."""
+        return 1 + max(int(found[1]) for module in self.maps if (found := _LAYER.search(module)))
+
+    def change(self, module: str) -> Tensor:
+        """ΔW [out, in] of an adapted module."""
+        a, b = self.maps[module]
+        return self.scaling * (b @ a)
+
+
+def read(folder: Path, path: str = "transfer.adapter") -> Adapter:
+    """The adapter of a folder of peft.
+
+    Raises:
+        TransferError: there is none, or it is of a kind that is more than a low-rank change.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "adapter_model.safetensors")
+        kind, rank = str(config["peft_type"]), int(config["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TransferError.at(path, folder, f"holds no adapter that can be read ({type(error).__name__})") from error
+    odd = [name for name in ("use_dora", "rank_pattern", "alpha_pattern", "lora_bias") if config.get(name)]
+    if kind != "LORA" or odd:
+        raise TransferError.at(
+            path, folder, f"is more than a plain LoRA ({kind}, {', '.join(odd)})", "take a plain one"
+        )
+    maps = {}
+    for name, tensor in tensors.items():
+        module, found, _ = name.removeprefix(_PREFIX).partition(".lora_A.")
+        if found:
+            maps[module] = (tensor.float(), tensors[name.replace(".lora_A.", ".lora_B.")].float())
+    scaling = float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
+    return Adapter(rank, scaling, float(config.get("lora_dropout") or 0.0), maps)
+
+
+def wrap(donor: Any, settings: AdapterSettings) -> Any:
+    """Give an XLM-R adapters in place and freeze the rest of it; returns peft's wrapper.
+
+    With `settings.head` the MLM head's dense map, LayerNorm and bias are trained as well: a checkpoint may come
+    without a head, and a random one would keep the adapter from learning. They end up in the merged model, not in the
+    adapter's folder. The output matrix is the word embeddings and stays frozen with them.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    layers = range(donor.config.num_hidden_layers)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=[getattr(donor_block(layer), name) for layer in layers for name in settings.targets],
+    )
+    wrapped = get_peft_model(donor, config)
+    if settings.head:
+        for name, parameter in donor.named_parameters():
+            if name.startswith(_HEAD):
+                parameter.requires_grad_(True)
+    return wrapped
+
+
+def save(wrapped: Any, folder: Path) -> None:
+    """Write the adapter as a folder of peft."""
+    wrapped.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # an empty model card
+
+
+def attach(host: Any, modules: Iterable[str], rank: int, alpha: float, dropout: float) -> dict[str, Any]:
+    """Give linear maps of an mBART's encoder adapters in place, and freeze the rest of the encoder.
+
+    The shared embeddings and the decoder are trained as before. Returns the new module of each name. An adapter that
+    was just attached changes nothing; a second call on the same host does nothing.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    modules = list(modules)
+    if not hasattr(host, "peft_config"):
+        trained = {id(parameter) for parameter in host.parameters() if parameter.requires_grad}
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules)
+        inject_adapter_in_model(config, host)
+        for name, parameter in host.named_parameters():
+            if "lora_" not in name:
+                parameter.requires_grad_(id(parameter) in trained and not name.startswith("model.encoder."))
+        for name in modules:
+            host.get_submodule(name).train(host.training)
+    return {name: host.get_submodule(name) for name in modules}
+
+
+def put(module: Any, a: Tensor, b: Tensor) -> None:
+    """Give an adapted module its factors A [rank, in] and B [out, rank]."""
+    import torch
+
+    with torch.no_grad():
+        module.lora_A[_NAME].weight.copy_(a)
+        module.lora_B[_NAME].weight.copy_(b)
+
+
+def merge(model: nn.Module) -> None:
+    """Add the adapters that `attach` gave a model to its weights, and take the modules of peft out; else do nothing."""
+    if not hasattr(model, "peft_config"):
+        return
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, module.get_base_layer())
+    del model.peft_config
