@@ -139,11 +139,17 @@ def test_a_tensor_may_be_written_twice_and_read_between(folders: Path, host: Any
         weights.write(name, factor * value)
         assert torch.equal(weights.read(name), factor * value)
         assert torch.equal(weights.read(name, 1, 2), factor * value[1:2])
+    # copied beside, and written all the same
+    weights.begin(["model.encoder.layers.0.*"])
+    late = "model.decoder.layers.0.fc2.weight"
+    weights.write(late, -value.T)
     weights.finish()
+    weights.close()
     saved = load_file(out / files.SINGLE)
     assert torch.equal(saved.pop(name), 2 * value)
+    assert torch.equal(saved.pop(late), -value.T)
     assert all(torch.equal(saved[key], host.state_dict()[key]) for key in saved)
-    assert saved.keys() | {name} == weights.shapes.keys()
+    assert saved.keys() | {name, late} == weights.shapes.keys()
 
 
 def test_a_damaged_file_is_named(folders: Path) -> None:

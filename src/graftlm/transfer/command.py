@@ -149,17 +149,20 @@ def _from_files(request: Request, out: Path, progress: Progress) -> TransferRepo
     base = open_folder(XLMRobertaForMaskedLM, request.base, "xlm-roberta", "--base") if request.base else None
     if donor is None or host is None or (request.base and base is None):
         return None
-    donor_tokenizer = load_tokenizer(request.encoder, None, "--encoder", "donor")
-    check_vocabulary(donor.model, donor_tokenizer, request.encoder, "--encoder")
-    host_tokenizer = load_tokenizer(request.seq2seq, None, "--seq2seq", "host")
-    check_vocabulary(host.model, host_tokenizer, request.seq2seq, "--seq2seq")
+
+    def tokenizers() -> tuple[Any, Any]:
+        ours = load_tokenizer(request.encoder, None, "--encoder", "donor")
+        check_vocabulary(donor.model, ours, request.encoder, "--encoder")
+        theirs = load_tokenizer(request.seq2seq, None, "--seq2seq", "host")
+        check_vocabulary(host.model, theirs, request.seq2seq, "--seq2seq")
+        return ours, theirs
+
     with _written(out) as partial:
         report = graft_folders(
             request.strategy,
             donor,
             host,
-            donor_tokenizer,
-            host_tokenizer,
+            tokenizers,
             partial,
             progress,
             base=base.weights if base else None,

@@ -13,8 +13,10 @@ import io
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +125,8 @@ class Output(FileWeights):
     """A host whose tensors are read from its files until they are written, and then from the new ones.
 
     The new files are laid out at once, each tensor has its place in them: so each goes to disk when it is written, and
-    may be written again. `finish` copies what no step wrote.
+    may be written again. `begin` copies the tensors that are not to be written, beside what else is done; `finish`
+    copies the rest of those that were not. `close` must be called at the end, whatever happened.
     """
 
     def __init__(self, skeleton: ModelWeights, places: Mapping[str, Place], folder: Path):
@@ -135,17 +138,47 @@ class Output(FileWeights):
             for name, shape in self.shapes.items()
         }
         self._target = lay_out(described, folder)
+        self._early: list[str] = []
+        self._pool = ThreadPoolExecutor(1)
+        self._copied: Future[None] = Future()
+        self._copied.set_result(None)
+        self._stopped = False
+
+    def begin(self, patterns: Sequence[str]) -> None:
+        """Begin to copy all tensors that none of the patterns matches under any of their names."""
+        changing = {first for name, first in self.aliases.items() if any(fnmatchcase(name, p) for p in patterns)}
+        self._early = [name for name in self._source if name not in changing]
+        self._copied = self._pool.submit(self._copy_early)
+
+    def _copy_early(self) -> None:
+        for name in self._early:
+            if self._stopped:
+                return
+            _copy(self._source[name], self._target[name])
 
     def write(self, name: str, value: Tensor) -> None:
         first = self.aliases[name]
+        if first in self._early:
+            self._copied.result()  # or the copy could end behind it
         store(self._target[first], value)
         self.places[first] = self._target[first]
 
     def finish(self) -> None:
-        """Copy the tensors that were not written."""
+        """Copy the tensors that were not written.
+
+        Raises:
+            OSError: one cannot be.
+        """
+        self._copied.result()
+        early = set(self._early)
         for name, place in self._source.items():
-            if self.places[name] is place:
+            if self.places[name] is place and name not in early:
                 _copy(place, self._target[name])
+
+    def close(self) -> None:
+        """Stop copying."""
+        self._stopped = True
+        self._pool.shutdown()
 
 
 def lay_out(tensors: Mapping[str, tuple[str, tuple[int, ...]]], folder: Path) -> dict[str, Place]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from graftlm.transfer.apply import account, checked_steps, run_steps
 from graftlm.transfer.files import FileWeights, Output, Place, places_in
 from graftlm.transfer.graft import Graft
 from graftlm.transfer.report import Ledger, TransferReport
+from graftlm.transfer.vocabulary import align
 from graftlm.transfer.weights import ModelWeights, Weights
 
 UNMEASURED = "fidelity was not measured: that runs both models on text (--text)"
@@ -72,8 +74,7 @@ def graft_folders(
     strategy: TransferSettings,
     donor: Folder,
     host: Folder,
-    donor_tokenizer: Any,
-    host_tokenizer: Any,
+    tokenizers: Callable[[], tuple[Any, Any]],
     out: Path,
     progress: Progress,
     *,
@@ -82,44 +83,57 @@ def graft_folders(
 ) -> TransferReport:
     """Apply a strategy whose steps need no models to `host`'s files and write them into the folder `out`.
 
+    Args:
+        tokenizers: loads those of donor and host, while the tensors that no step writes are being copied.
+
     Raises:
         TransferError: donor and host do not fit.
         OSError: a file cannot be written.
     """
-    import torch
-
-    from graftlm.transfer.vocabulary import align
-
     begun = time.perf_counter()
     steps = checked_steps(strategy, donor.config, host.config)
     weights, target = donor.weights, Output(host.skeleton, host.places, out)
-    ledger = Ledger(weights, target, host_pretrained=True)
-    vocabulary = align(donor_tokenizer, host_tokenizer)
     settings = host.config.to_dict()
-    graft = Graft(
-        donor.config,
-        host.config,
-        weights,
-        target,
-        vocabulary,
-        ledger,
-        base_weights=base,
-        adapter=adapter,
-        donor_tokenizer=donor_tokenizer,
-        host_tokenizer=host_tokenizer,
-        progress=progress,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        records = run_steps(graft, steps)
-    target.finish()
+    try:
+        target.begin([pattern for _, step in steps for pattern in (*step.writes(), *step.refines())])
+        donor_tokenizer, host_tokenizer = tokenizers()
+        graft = Graft(
+            donor.config,
+            host.config,
+            weights,
+            target,
+            align(donor_tokenizer, host_tokenizer),
+            Ledger(weights, target, host_pretrained=True),
+            base_weights=base,
+            adapter=adapter,
+            donor_tokenizer=donor_tokenizer,
+            host_tokenizer=host_tokenizer,
+            progress=progress,
+        )
+        with _reproducible():
+            records = run_steps(graft, steps)
+        target.finish()
+    finally:
+        target.close()
     _copy_others(host.path, out)
     if host.config.to_dict() != settings:
         host.config.save_pretrained(out)
-    report = account(strategy, donor.model, host.model, ledger, records, vocabulary, None, [UNMEASURED], begun)
+    report = account(
+        strategy, donor.model, host.model, graft.ledger, records, graft.vocabulary, None, [UNMEASURED], begun
+    )
     progress.say(report.summary())
     progress.say(UNMEASURED)
     return report
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """torch's random numbers from one seed, and as they were afterwards."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def _copy_others(source: Path, out: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graftlm.transfer import anatomy
+from graftlm.transfer.weights import ROWS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from graftlm.transfer.vocabulary import Vocabulary
     from graftlm.transfer.weights import Weights
 
-ROWS = 8192  # of a table that are read at once
 _BATCH = 128  # tokens that are looked for at once
 _GRAMS = range(2, 6)  # lengths of character n-grams
 _END = "\x03"  # marks the end of a token, as `▁` marks its start

@@ -15,7 +15,7 @@ from graftlm.transfer import anatomy, tokens
 from graftlm.transfer.graft import Graft, Step
 from graftlm.transfer.growth import Growth
 from graftlm.transfer.output import output_norm, unit_logits
-from graftlm.transfer.tokens import ROWS
+from graftlm.transfer.weights import ROWS
 
 if TYPE_CHECKING:
     from torch import Tensor
