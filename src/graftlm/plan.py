@@ -213,7 +213,8 @@ def _check_pair(settings: Settings) -> list[Problem]:
             problems += error.problems
     if not problems:
         donor = configs["donor"] or donor_shape(model.donor)
-        host = configs["host"] or host_shape(model.host, donor)
+        built = {**host_shape(model.host, donor), "decoder_layers": model.host.decoder_layers}
+        host = configs["host"] or built
         # a graft's own demand on a setting says more than that its value cannot be at all
         found = [*check_compatible(settings.transfer, donor, host), *_check_sizes(settings, donor, host)]
         problems += {problem.path: problem for problem in reversed(found)}.values()

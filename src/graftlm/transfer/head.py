@@ -1,0 +1,144 @@
+"""The donor's MLM head folded into the host's decoder, which has no place for it, by ridge on text.
+
+The donor predicts from T = LN(gelu(W x + b)), x its last state; the host from the last state of its decoder. The last
+output projection of the decoder is solved for y + [A 1]·W ≈ s·T, A the features that it reads and y the stream that it
+adds to, as `graftlm.transfer.calibrate` does for a sublayer of the encoder; the LayerNorm behind it is fitted to T. The
+nonlinearity of the head is not there, so T is met as far as a linear map of A meets it.
+
+T at a token tells that token, not the next one: the decoder gets the space of the head, its task it has to learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, linear
+
+from graftlm.errors import TransferError
+from graftlm.transfer.anatomy import DONOR_HEAD, HOST_DECODER_NORM, HOST_OUTPUT_NORM, host_block, pair
+from graftlm.transfer.calibrate import (
+    Affine,
+    Batch,
+    Options,
+    bounded,
+    choose_texts,
+    fit_norm,
+    slope,
+    slopes,
+    solve_output,
+    standardised,
+)
+from graftlm.transfer.fidelity import batches, evaluation
+
+if TYPE_CHECKING:
+    from graftlm.transfer.graft import Graft
+
+HELD_OUT = 10  # every tenth text is measured on instead
+TURNS = 3
+
+
+def fold_head(graft: Graft, tokens: int, longest: int, ridge: float, seed: int) -> None:
+    """Fit and write the decoder's last projection and LayerNorm; the note says how close it came on held-out text.
+
+    Raises:
+        TransferError: there is no text.
+    """
+    rows = choose_texts(graft, tokens, longest, seed)
+    if sum(map(len, rows)) < 16:
+        raise TransferError.at(f"{graft.path}.tokens", tokens, "there is no calibration text", "give the graft some")
+    for name in DONOR_HEAD:
+        graft.source(name)  # marks it as used, and looks for values that are not finite
+    decoder = graft.host.model.decoder
+    last = host_block(len(decoder.layers) - 1, "decoder")
+    behind = HOST_DECODER_NORM if HOST_OUTPUT_NORM in graft.host_weights else last.ffn_norm
+    norm = graft.host.get_submodule(behind)
+    with torch.no_grad(), evaluation(graft.donor, graft.host), graft.progress.task("folding the MLM head", None):
+        held = rows[HELD_OUT - 1 :: HELD_OUT]
+        if held:
+            rows = [row for index, row in enumerate(rows) if index % HELD_OUT != HELD_OUT - 1]
+        streams, features = _collect(graft, rows, last.fc1 if behind == last.ffn_norm else last.ffn_norm, last.fc2)
+        seen = _collect(graft, held, last.fc1 if behind == last.ffn_norm else last.ffn_norm, last.fc2) if held else None
+        measured = seen or (streams, features)
+        prior = _current(graft, last.fc2)
+        before = _error(*measured, prior, _current(graft, behind), norm.eps)
+        alpha = slope(streams)
+        targets = [batch.x[batch.real] for batch in streams]
+        scales = [
+            alpha * (bounded(slopes(batch.y[batch.real], t), alpha) / alpha).sqrt()
+            for batch, t in zip(streams, targets, strict=True)
+        ]
+        output = solve_output(streams, features, targets, scales, prior, alpha, Options(ridge, turns=TURNS))
+        moved = [
+            Batch(batch.x, batch.y + linear(a, *output)[None], batch.real)
+            for batch, a in zip(streams, features, strict=True)
+        ]
+        fitted = fit_norm(moved, norm.eps)
+        after = _error(*measured, output, fitted, norm.eps)
+    where = f"on {sum(map(len, held))} tokens held out" if held else "on the text it was fitted on"
+    note = f"the MLM head folded in: relative error {before:.3f} -> {after:.3f} {where}"
+    for module, value in ((last.fc2, output), (behind, fitted)):
+        for name, tensor in zip(pair(module), value, strict=True):
+            graft.refine(name, tensor, "calibrated", note)
+
+
+def _collect(graft: Graft, rows: Sequence[Any], stream: str, reader: str) -> tuple[list[Batch], list[Tensor]]:
+    """The real tokens of each batch as one row: x = T and y of a `Batch` [1, n, d], and the features A [n, f].
+
+    stream, reader: modules of the host whose inputs are y and A.
+    """
+    donor, host, vocabulary = graft.donor, graft.host, graft.vocabulary
+    caught: dict[str, Tensor] = {}
+
+    def catch(name: str) -> Any:
+        def keep(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            caught[name] = inputs[0]
+
+        return host.get_submodule(name).register_forward_pre_hook(keep)
+
+    handles = [catch(stream), catch(reader)]
+    streams: list[Batch] = []
+    features: list[Tensor] = []
+    try:
+        for ids, mask in batches(rows, vocabulary.roles["pad"][0]):
+            real = torch.from_numpy(mask)
+            mapped = torch.from_numpy(vocabulary.to_host(ids))
+            mapped[~real] = vocabulary.roles["pad"][1]
+            place = donor.device
+            states = donor.roberta(
+                torch.from_numpy(ids).to(place), attention_mask=real.long().to(place)
+            ).last_hidden_state
+            head = donor.lm_head
+            target = head.layer_norm(gelu(head.dense(states)))
+            mapped, seen = mapped.to(host.device), real.long().to(host.device)
+            host.model(
+                input_ids=mapped,
+                attention_mask=seen,
+                decoder_input_ids=mapped,
+                decoder_attention_mask=seen,
+                use_cache=False,
+            )
+            x, y, a = (state.float().cpu()[real] for state in (target, caught[stream], caught[reader]))
+            streams.append(Batch(x[None], y[None], torch.ones(1, len(x), dtype=torch.bool)))
+            features.append(a)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return streams, features
+
+
+def _error(streams: Sequence[Batch], features: Sequence[Tensor], output: Affine, norm: Affine, eps: float) -> float:
+    """‖LN(y + [A 1]·W) - T‖ / ‖T‖."""
+    missed = total = 0.0
+    for batch, a in zip(streams, features, strict=True):
+        got = standardised(batch.y[0] + linear(a, *output), eps) * norm[0] + norm[1]
+        missed += float((got - batch.x[0]).double().square().sum())
+        total += float(batch.x.double().square().sum())
+    return float((missed / max(total, 1e-30)) ** 0.5)
+
+
+def _current(graft: Graft, module: str) -> Affine:
+    weight, bias = pair(module)
+    return graft.current(weight), graft.current(bias)
