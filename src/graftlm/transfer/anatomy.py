@@ -27,6 +27,7 @@ HOST_WORDS = (
 HOST_OUTPUT_NORM = "model.decoder.layer_norm.weight"
 HOST_BIAS = "final_logits_bias"
 HOST_LAST_NORM = "model.encoder.layer_norm"
+HOST_DECODER_NORM = "model.decoder.layer_norm"
 # both models look the position of the first token up in row 2 (XLM-R: padding_idx + 1, mBART: its offset)
 FIRST_POSITION = 2
 HOST_EPS = 1e-5  # of all LayerNorms of mBART and BART: torch's default, no configuration names another
@@ -90,6 +91,18 @@ def host_output_norm(host: Container[object], side: str, layers: int) -> str:
     """
     own = f"model.{side}.layer_norm"
     return own if f"{own}.weight" in host else host_block(layers - 1, side).ffn_norm
+
+
+def host_attention(layer: int, side: str = "encoder", cross: bool = False) -> tuple[str, ...]:
+    """Module names of one attention of the host: query, key, value, output, LayerNorm; `cross`: the decoder's other."""
+    at, kind = f"model.{side}.layers.{layer}", "encoder_attn" if cross else "self_attn"
+    return (*(f"{at}.{kind}.{part}_proj" for part in ("q", "k", "v", "out")), f"{at}.{kind}_layer_norm")
+
+
+def host_ffn(layer: int, side: str = "encoder") -> tuple[str, ...]:
+    """Module names of the feed-forward part of one layer of the host, its LayerNorm last."""
+    at = f"model.{side}.layers.{layer}"
+    return f"{at}.fc1", f"{at}.fc2", f"{at}.final_layer_norm"
 
 
 def host_positions(side: str = "encoder") -> str:

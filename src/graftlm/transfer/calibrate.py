@@ -214,7 +214,6 @@ def calibrate_sublayer(
     """Fit one sublayer and advance both streams. Returns the host's LayerNorm, input maps and output projection."""
     alpha = slope(batches)
     norm = fit_norm(batches, host_eps)
-    width = norm[0].numel()
     inputs = part.inputs
     if options.input_ridge is not None:
         mapping, shift = _input_map(batches, norm, host_eps, options.input_ridge)
@@ -227,31 +226,49 @@ def calibrate_sublayer(
         h = standardised(batch.y, host_eps) * norm[0] + norm[1]
         features.append(part.features(h, batch.seen, inputs)[batch.real])
         u = part.sum(batch.x, batch.seen)
-        own = _bounded(_slopes(batch.y[batch.real], batch.x[batch.real]), alpha)
+        own = bounded(slopes(batch.y[batch.real], batch.x[batch.real]), alpha)
         scales.append(alpha * (own / alpha).sqrt() if options.turns else torch.full_like(own, alpha))
         sums.append(u[batch.real])
         batch.x = (part.onward[-1] if part.onward else part).normed(u)
 
     prior = (alpha * part.output[0], alpha * part.output[1])
+    output = solve_output(batches, features, sums, scales, prior, alpha, options)
+    for batch, a in zip(batches, features, strict=True):
+        batch.y[batch.real] += linear(a, *output)
+    return norm, inputs, output
+
+
+def solve_output(
+    batches: Sequence[Batch],
+    features: Sequence[Tensor],
+    sums: Sequence[Tensor],
+    scales: list[Tensor],
+    prior: Affine,
+    alpha: float,
+    options: Options,
+) -> Affine:
+    """The projection W with y + [A 1]·W ≈ s·u, and s, which starts at `scales`, in turns. Leaves the streams.
+
+    features, sums, scales: A [n, f], u [n, d] and s [n] of the real tokens of each batch; scales are replaced.
+    """
+    width = prior[0].shape[0]
     output = prior
     turns = max(options.turns, 1)
     tokens = sum(map(len, features))
     # the scales settle on fewer tokens: turns before the last use every stride-th batch, as long as there are plenty
-    stride = max(min(tokens // (PLENTY * part.output[0].shape[1]), len(batches)), 1)
+    stride = max(min(tokens // (PLENTY * prior[0].shape[1]), len(batches)), 1)
     for turn in range(turns):
         if turn:
             for index, (batch, a, u) in enumerate(zip(batches, features, sums, strict=True)):
                 reached = batch.y[batch.real] + linear(a, *output)
-                scales[index] = _bounded(_slopes(reached, u), alpha)
-        equations = Normal(part.output[0].shape[1], width)
+                scales[index] = bounded(slopes(reached, u), alpha)
+        equations = Normal(prior[0].shape[1], width)
         share = slice(None) if turn + 1 == turns else slice(turn % stride, None, stride)
         for batch, a, u, s in zip(batches[share], features[share], sums[share], scales[share], strict=True):
             weight = (s * u.std(-1, correction=0)).clamp_min(1e-6).pow(-2) if options.turns else None
             equations.add(a, s[:, None] * u - batch.y[batch.real], weight)
         output = equations.solve(prior, options.ridge)
-    for batch, a in zip(batches, features, strict=True):
-        batch.y[batch.real] += linear(a, *output)
-    return norm, inputs, output
+    return output
 
 
 def _input_map(batches: Sequence[Batch], norm: Affine, eps: float, ridge: float) -> Affine:
@@ -263,12 +280,12 @@ def _input_map(batches: Sequence[Batch], norm: Affine, eps: float, ridge: float)
     return equations.solve((torch.eye(width), torch.zeros(width)), ridge)
 
 
-def _slopes(y: Tensor, x: Tensor) -> Tensor:
+def slopes(y: Tensor, x: Tensor) -> Tensor:
     """Slope of each row of y on the same row of x, [n, d] → [n]."""
     return (x * y).sum(-1) / x.square().sum(-1).clamp_min(1e-12)
 
 
-def _bounded(scales: Tensor, alpha: float) -> Tensor:
+def bounded(scales: Tensor, alpha: float) -> Tensor:
     """Scales kept positive and within what a token's size can sensibly be."""
     return scales.clamp(abs(alpha) * LOW, abs(alpha) * HIGH)
 

@@ -20,8 +20,13 @@ def output_norm(graft: Graft) -> tuple[str, str]:
     return anatomy.pair(anatomy.host_output_norm(graft.host_weights, "decoder", int(graft.host_config.decoder_layers)))
 
 
-def unit_logits(graft: Graft) -> None:
-    """Lower the gain of the decoder's last LayerNorm so that the logits on calibration text have unit variance."""
+def unit_logits(graft: Graft, source: str | None = None) -> None:
+    """Lower the gain of the decoder's last LayerNorm so that the logits on calibration text have unit variance.
+
+    Does nothing where there is no text or no model in memory. `source`: see `Graft.refine`.
+    """
+    if not len(graft.calibration) or graft.host_model is None:
+        return
     import torch
 
     host = graft.host
@@ -38,4 +43,4 @@ def unit_logits(graft: Graft) -> None:
         value = graft.current(name)
         if bool(value.any()):  # a bias of zeros stays what it is
             note = f"x {gain:.4f}: logits of unit variance"
-            graft.refine(name, gain * value, "calibrated", note, anatomy.DONOR_WORDS)
+            graft.refine(name, gain * value, "calibrated", note, source)

@@ -74,8 +74,8 @@ class Embeddings(Step):
         )
 
     def refines(self) -> tuple[str, ...]:
-        # of a post-LN host, the last layer's
-        return (anatomy.HOST_OUTPUT_NORM, "model.decoder.layers.*.final_layer_norm.weight") * (self.output == "unit")
+        # of a post-LN host it is the last layer's, which a decoder step writes anew and scales again
+        return anatomy.pair(anatomy.HOST_DECODER_NORM) if self.output == "unit" else ()
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         if donor["hidden_size"] > host["d_model"]:
@@ -118,8 +118,8 @@ class Embeddings(Step):
                 graft.write(name, value, "mapped" if mapped else "copied", of, note if mapped else "")
         if self.logits_bias and anatomy.DONOR_BIAS in graft.donor_weights:
             self._logits_bias(graft)
-        if self.output == "unit" and graft.is_random(output_norm(graft)[0]) and len(graft.calibration):
-            unit_logits(graft)
+        if self.output == "unit" and graft.is_random(output_norm(graft)[0]):
+            unit_logits(graft, anatomy.DONOR_WORDS)
 
     def _logits_bias(self, graft: Graft) -> None:
         """Write `final_logits_bias`, a row by token string; a token that the donor lacks gets the mean."""
