@@ -21,7 +21,7 @@ from graftlm.schema import Settings
 from graftlm.store import StageKey, Store, file_digest
 
 # A stage's version goes up when its code changes what it leaves: artifacts of an earlier one are then not reused.
-VERSIONS = {"corpus": 1, "pretrain": 1, "finetune": 1, "evaluate": 1}
+VERSIONS = {"corpus": 1, "pretrain": 1, "finetune": 2, "evaluate": 1}
 
 State = Literal["reuse", "resume", "run", "waiting"]
 
