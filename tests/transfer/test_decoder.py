@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import gelu
 
 from graftlm.compose import Words, compose_jobs
@@ -13,11 +15,15 @@ from graftlm.errors import SettingsError, TransferError
 from graftlm.models.build import build_host
 from graftlm.plan import check_inputs
 from graftlm.schema import TransferSettings
+from graftlm.transfer import files
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.fidelity import framed
+from graftlm.transfer.graft import Graft
+from graftlm.transfer.report import Ledger
 from graftlm.transfer.steps.decoder import Decoder, sources
 from graftlm.transfer.strategy import check_compatible, check_steps
 from graftlm.transfer.vocabulary import align
+from graftlm.transfer.weights import ModelWeights
 
 EMBEDDINGS = {"step": "embeddings"}
 ENCODER = {"step": "encoder", "tokens": 3000, "turns": 1}
@@ -212,6 +218,28 @@ def test_what_it_reads_follows_from_the_parameters() -> None:
     assert encoder_attention not in Decoder(cross_attention="keep").writes()
 
 
+def test_files_alone_give_the_same(tmp_path: Path, donor: Any, host: Any) -> None:
+    host.save_pretrained(tmp_path / "host")
+    places = files.places_in(tmp_path / "host")
+    assert places is not None
+    (tmp_path / "out").mkdir()
+    output = files.Output(ModelWeights(host), places, tmp_path / "out")
+    results = []
+    for weights in (output, ModelWeights(host)):  # in this order: the second one changes the host
+        ledger = Ledger(ModelWeights(donor), weights, True)
+        nothing: Any = None
+        graft = Graft(donor.config, host.config, ModelWeights(donor), weights, nothing, ledger)
+        Decoder(layers="last", cross_attention="random").apply(graft)
+        results.append({name: weights.copy(name) for name in weights.shapes})
+    output.finish()
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+    saved = load_file(tmp_path / "out" / files.SINGLE)
+    copied = "layers.0.fc1.weight"
+    assert torch.equal(saved[f"model.decoder.{copied}"], saved[f"model.encoder.{copied.replace('0', '1')}"])
+    drawn = "model.decoder.layers.0.encoder_attn.q_proj.weight"
+    assert torch.equal(saved[drawn], host.state_dict()[drawn])
+
+
 def problems(*steps: Any) -> list[str]:
     return [str(problem) for problem in check_steps(list(steps), "transfer.steps")]
 
@@ -267,6 +295,7 @@ def test_the_strategy_composes_and_unfreezes_in_stages() -> None:
     (job,) = compose_jobs(Words(("experiment=smoke", "transfer=encoder_decoder")))
     transfer = job.settings.transfer
     assert [step["step"] for step in transfer.steps] == ["embeddings", "encoder", "decoder"]
+    assert transfer.freeze_encoder is not None
     assert 0 < transfer.freeze_decoder < transfer.freeze_encoder
 
 

@@ -53,14 +53,16 @@ def fold_head(graft: Graft, tokens: int, longest: int, ridge: float, seed: int) 
         graft.source(name)  # marks it as used, and looks for values that are not finite
     decoder = graft.host.model.decoder
     last = host_block(len(decoder.layers) - 1, "decoder")
-    behind = HOST_DECODER_NORM if HOST_OUTPUT_NORM in graft.host_weights else last.ffn_norm
+    # what reads the stream, and the LayerNorm behind the sum: in a post-LN host that of the layer
+    pre = HOST_OUTPUT_NORM in graft.host_weights
+    stream, behind = (last.ffn_norm, HOST_DECODER_NORM) if pre else (last.fc1, last.ffn_norm)
     norm = graft.host.get_submodule(behind)
     with torch.no_grad(), evaluation(graft.donor, graft.host), graft.progress.task("folding the MLM head", None):
         held = rows[HELD_OUT - 1 :: HELD_OUT]
         if held:
             rows = [row for index, row in enumerate(rows) if index % HELD_OUT != HELD_OUT - 1]
-        streams, features = _collect(graft, rows, last.fc1 if behind == last.ffn_norm else last.ffn_norm, last.fc2)
-        seen = _collect(graft, held, last.fc1 if behind == last.ffn_norm else last.ffn_norm, last.fc2) if held else None
+        streams, features = _collect(graft, rows, stream, last.fc2)
+        seen = _collect(graft, held, stream, last.fc2) if held else None
         measured = seen or (streams, features)
         prior = _current(graft, last.fc2)
         before = _error(*measured, prior, _current(graft, behind), norm.eps)

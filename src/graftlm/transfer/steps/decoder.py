@@ -57,6 +57,9 @@ class Decoder(Step):
     tokens, max_length, ridge: of the text and of the fit of `fold`.
     seed: of what is drawn anew (a host from a checkpoint has no random part), and of the order of texts.
 
+    The words of the output stay tied to those of the input: an mBART that has them apart is not read back as it was
+    saved (transformers then draws the tables of encoder and decoder at random).
+
     A post-LN host (BART) has no last LayerNorm: `norm` and `output` do nothing there. With `zero` the LayerNorm behind
     its self-attention becomes plain and the encoder's stands behind the cross-attention, which gives the same.
     """
