@@ -198,7 +198,8 @@ def test_a_folded_head_brings_the_decoder_closer_to_the_donors_transform(
                 missed += float((got - wanted).square().sum())
                 total += float(wanted.square().sum())
         errors[head] = (missed / total) ** 0.5
-    assert errors["fold"] < 0.7 * errors["drop"]
+    # more than the LayerNorm alone, refitted, can do: a quarter of the error (after `naive` T cannot be told)
+    assert errors["fold"] < (0.15 if kind == "mbart" else 0.7) * errors["drop"]
     last = "model.decoder.layers.1.final_layer_norm" if kind == "bart" else "model.decoder.layer_norm"
     for name in ("model.decoder.layers.1.fc2.weight", f"{last}.bias"):
         assert report[name].status == "calibrated"

@@ -1,9 +1,9 @@
 """The donor's MLM head folded into the host's decoder, which has no place for it, by ridge on text.
 
 The donor predicts from T = LN(gelu(W x + b)), x its last state; the host from the last state of its decoder. The last
-output projection of the decoder is solved for y + [A 1]·W ≈ s·T, A the features that it reads and y the stream that it
-adds to, as `graftlm.transfer.calibrate` does for a sublayer of the encoder; the LayerNorm behind it is fitted to T. The
-nonlinearity of the head is not there, so T is met as far as a linear map of A meets it.
+output projection of the decoder is solved for y + [A 1]·W ≈ s·T, with A the features that it reads, y the stream that
+it adds to and s their ratio in size; the LayerNorm behind it is fitted to T. The nonlinearity of the head is not there,
+so T is met as far as a linear map of A meets it.
 
 T at a token tells that token, not the next one: the decoder gets the space of the head, its task it has to learn.
 """
@@ -23,11 +23,8 @@ from graftlm.transfer.calibrate import (
     Affine,
     Batch,
     Options,
-    bounded,
     choose_texts,
     fit_norm,
-    slope,
-    slopes,
     solve_output,
     standardised,
 )
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
     from graftlm.transfer.graft import Graft
 
 HELD_OUT = 10  # every tenth text is measured on instead
-TURNS = 3
 
 
 def fold_head(graft: Graft, tokens: int, longest: int, ridge: float, seed: int) -> None:
@@ -66,13 +62,12 @@ def fold_head(graft: Graft, tokens: int, longest: int, ridge: float, seed: int) 
         measured = seen or (streams, features)
         prior = _current(graft, last.fc2)
         before = _error(*measured, prior, _current(graft, behind), norm.eps)
-        alpha = slope(streams)
+        # the stream's own size: its slope on T, which it does not resemble yet, would be next to nothing
+        size = sum(float(batch.y.double().square().sum()) for batch in streams)
+        scale = (size / sum(float(batch.x.double().square().sum()) for batch in streams)) ** 0.5
         targets = [batch.x[batch.real] for batch in streams]
-        scales = [
-            alpha * (bounded(slopes(batch.y[batch.real], t), alpha) / alpha).sqrt()
-            for batch, t in zip(streams, targets, strict=True)
-        ]
-        output = solve_output(streams, features, targets, scales, prior, alpha, Options(ridge, turns=TURNS))
+        scales = [t.new_full((len(t),), scale) for t in targets]
+        output = solve_output(streams, features, targets, scales, prior, scale, Options(ridge, turns=0))
         moved = [
             Batch(batch.x, batch.y + linear(a, *output)[None], batch.real)
             for batch, a in zip(streams, features, strict=True)
