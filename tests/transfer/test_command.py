@@ -76,6 +76,7 @@ def test_mistakes_leave_nothing_behind(
     empty = folder / "empty.txt"
     empty.write_text("\n", encoding="utf-8")
     built = Request(donor, "config", STRATEGY, out, text)
+    delta = TransferSettings("delta", steps=[{"step": "delta"}])
     blind = dataclasses.replace(built, text=None)
     cases: list[tuple[type[Exception], str, Request]] = [
         (CheckpointError, "--encoder", dataclasses.replace(built, encoder=str(folder / "nowhere"))),
@@ -83,6 +84,7 @@ def test_mistakes_leave_nothing_behind(
         (DataError, "--text", dataclasses.replace(built, text=folder / "no.txt")),
         (DataError, "holds 0 texts", dataclasses.replace(built, text=empty)),
         (TransferError, "needed by the step encoder", blind),
+        (TransferError, "--base: is needed by the step delta", dataclasses.replace(built, strategy=delta)),
         (TransferError, "no such folder", dataclasses.replace(built, adapter=folder / "nowhere")),
         (TransferError, "must be at least the donor's 64", dataclasses.replace(built, seq2seq=str(folder / "host"))),
         (TransferError, "is there already", dataclasses.replace(built, out=folder / "donor")),

@@ -19,20 +19,27 @@ from graftlm.transfer.folders import open_folder
 STRATEGIES = {
     "naive": TransferSettings("naive", steps=[{"step": "naive"}], control=True),
     "embeddings": TransferSettings("embeddings", steps=[{"step": "embeddings"}]),
+    "decoder": TransferSettings("decoder", steps=[{"step": "embeddings", "decoder": False}, {"step": "decoder"}]),
+    "delta": TransferSettings("delta", steps=[{"step": "delta"}]),
 }
 
 
 @pytest.fixture
-def folders(rough_donor: Any, donor_tokenizer: Any, host: Any, host_tokenizer: Any, tmp_path: Path) -> Path:
+def folders(
+    _donor: Any, rough_donor: Any, donor_tokenizer: Any, host: Any, host_tokenizer: Any, tmp_path: Path
+) -> Path:
     host.final_logits_bias.normal_(0, 0.1)
-    for name, model, tokenizer in (("donor", rough_donor, donor_tokenizer), ("host", host, host_tokenizer)):
+    base = ("base", _donor, donor_tokenizer)
+    for name, model, tokenizer in (("donor", rough_donor, donor_tokenizer), ("host", host, host_tokenizer), base):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     return tmp_path
 
 
 def request(folders: Path, strategy: str, out: str, text: Path | None = None) -> Request:
-    return Request(str(folders / "donor"), str(folders / "host"), STRATEGIES[strategy], folders / out, text)
+    return Request(
+        str(folders / "donor"), str(folders / "host"), STRATEGIES[strategy], folders / out, text, str(folders / "base")
+    )
 
 
 def loaded(folder: Path) -> dict[str, torch.Tensor]:
@@ -66,6 +73,7 @@ def test_the_same_bits_as_between_models(
     kept = [item.name for item in here.host_tensors if item.status == "kept"]
     assert all(torch.equal(ours[name], before[name]) for name in kept)
     assert not torch.equal(ours["model.shared.weight"], before["model.shared.weight"])
+    assert len(kept) < len(here.host_tensors) - 4
     for side in (ours, theirs):
         assert side["model.encoder.embed_tokens.weight"].data_ptr() == side["model.shared.weight"].data_ptr()
     assert AutoTokenizer.from_pretrained(folders / "files").get_vocab() == (
@@ -157,4 +165,4 @@ def test_a_damaged_file_is_named(folders: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"--seq2seq=.*cut short"):
         run(request(folders, "naive", "out"))
-    assert sorted(path.name for path in folders.iterdir()) == ["donor", "host"]
+    assert sorted(path.name for path in folders.iterdir()) == ["base", "donor", "host"]

@@ -17,6 +17,7 @@ from graftlm.console import Progress, Silent
 from graftlm.data.languages import to_code
 from graftlm.errors import DataError, Problem, SettingsError, TransferError
 from graftlm.schema import TransferSettings
+from graftlm.transfer import adapters
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Step
 from graftlm.transfer.report import TransferReport
@@ -97,6 +98,11 @@ def _steps(request: Request) -> list[tuple[str, Step]]:
         if step.needs_base and request.base is None:
             reason = f"is needed by the step {name}: the donor as it was before it was trained"
             problems.append(Problem("--base", None, reason, "name its folder"))
+        if step.needs_adapter and request.adapter is None:
+            problems.append(Problem("--adapter", None, f"is needed by the step {name}", "name its folder"))
+        if step.needs_pretrained and request.seq2seq == BUILT:
+            reason = f"has random weights; the step {name} needs a pretrained host"
+            problems.append(Problem("--seq2seq", BUILT, reason, "name its folder"))
     if request.adapter is not None and not request.adapter.is_dir():
         problems.append(Problem("--adapter", request.adapter, "no such folder", "name the folder of an adapter"))
     if problems:
@@ -179,7 +185,6 @@ def _from_models(request: Request, out: Path, progress: Progress) -> TransferRep
 
     from graftlm.data.tokenizers import encode, load_tokenizer
     from graftlm.models.build import check_vocabulary, load_model
-    from graftlm.transfer.weights import ModelWeights
 
     texts, languages = read_texts(request.text) if request.text is not None else ([], [])
     donor_tokenizer = load_tokenizer(request.encoder, None, "--encoder", "donor")
@@ -201,9 +206,10 @@ def _from_models(request: Request, out: Path, progress: Progress) -> TransferRep
             host_pretrained=request.seq2seq != BUILT,
             progress=progress,
             languages=[code for index, code in enumerate(languages) if index % 10],
-            base=ModelWeights(base) if base is not None else None,
+            base=base,
             adapter=request.adapter,
         )
+    adapters.merge(host)
     with _written(out) as partial:
         host.save_pretrained(partial)
         host_tokenizer.save_pretrained(partial)
