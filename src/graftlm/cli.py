@@ -323,8 +323,10 @@ def _transfer(arguments: Sequence[str]) -> int:
         reason, remedy = "no such folder", "give the folder of your own config groups"
         raise SettingsError.at("--config-dir", options.config_dir, reason, remedy)
     folders = (options.config_dir,) if options.config_dir else ()
+    # a pair of checkpoints, as the two folders are: what a strategy asks of an experiment's models is not asked here
     words = (
         f"transfer={options.strategy}",
+        "model=large",
         "logger=none",
         *(item for item in options.overrides if item.startswith("transfer.")),
     )

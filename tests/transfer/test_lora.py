@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import MBartForConditionalGeneration, XLMRobertaForMaskedLM
 
+from graftlm.cli import main
 from graftlm.console import Silent
 from graftlm.data.corpus import Corpus, write_corpus
 from graftlm.data.settings import DataSettings
@@ -247,6 +248,26 @@ def test_a_killed_fine_tuning_keeps_its_own_adapter(
     again = run(finetune, chosen, place, "killed")
     ours, theirs = (load_file(path / "model" / "model.safetensors") for path in (again, folder))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_from_folder_to_folder(
+    finetuned: tuple[Path, Settings], pretrained: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["transfer", "--encoder", str(pretrained / "model"), "--seq2seq", str(finetuned[0] / "model"),
+             "--base", str(place / "donor"), "--strategy", "lora"]  # fmt: skip
+    adapter = ["--adapter", str(pretrained / "adapter")]
+    assert main([*words, *adapter, "--out", str(tmp_path / "out"), "transfer.steps=[{step: lora}]"]) == 0
+    before, after = (load_file(path / "model.safetensors") for path in (finetuned[0] / "model", tmp_path / "out"))
+    name = host_block(1).value
+    change = adapters.read(pretrained / "adapter").change(donor_block(1).value)
+    assert torch.allclose(after[f"{name}.weight"], before[f"{name}.weight"] + change, atol=1e-6)
+    assert torch.equal(after[f"{name}.bias"], before[f"{name}.bias"])
+    capsys.readouterr()
+    assert main([*words, "--out", str(tmp_path / "no"), "transfer.steps=[{step: lora}]"]) == 2
+    assert "--adapter: is needed by the step lora" in capsys.readouterr().err
+    train = "transfer.steps=[{step: lora, mode: train}]"
+    assert main([*words, *adapter, "--out", str(tmp_path / "no"), train]) == 2
+    assert "mode=train: nothing is trained here; take merge" in capsys.readouterr().err
 
 
 def test_what_cannot_be_carried(pretrained: Path, place: Path, host: Any, tmp_path: Path) -> None:
