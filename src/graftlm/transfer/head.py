@@ -19,16 +19,16 @@ from torch.nn.functional import gelu, linear
 
 from graftlm.errors import TransferError
 from graftlm.transfer.anatomy import DONOR_HEAD, HOST_DECODER_NORM, HOST_OUTPUT_NORM, host_block, pair
-from graftlm.transfer.calibrate import (
+from graftlm.transfer.calibrate import choose_texts
+from graftlm.transfer.fidelity import batches, evaluation
+from graftlm.transfer.ridge import (
     Affine,
     Batch,
     Options,
-    choose_texts,
     fit_norm,
     solve_output,
     standardised,
 )
-from graftlm.transfer.fidelity import batches, evaluation
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Graft

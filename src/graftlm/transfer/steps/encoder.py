@@ -14,7 +14,7 @@ from graftlm.transfer.graft import Graft, Step
 
 @dataclass(frozen=True)
 class Encoder(Step):
-    """Fit each sublayer of the host, in order, to what the donor computes there (see `graftlm.transfer.calibrate`).
+    """Fit each sublayer of the host, in order, to what the donor computes there (see `graftlm.transfer.ridge`).
 
     tokens: how many tokens of calibration text are used at most; whole texts, drawn with `seed`.
     max_length: longer texts are cut, specials included.
@@ -78,7 +78,8 @@ class Encoder(Step):
             )
 
     def apply(self, graft: Graft) -> None:
-        from graftlm.transfer.calibrate import Depth, Options, calibrate, choose_texts
+        from graftlm.transfer.calibrate import Depth, calibrate, choose_texts
+        from graftlm.transfer.ridge import Options
 
         rows = choose_texts(graft, self.tokens, self.max_length, self.seed)
         if sum(map(len, rows)) < 16:
