@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes the first time"
 	@$(BIN)/pip install --quiet torch==2.13.0
-	@$(BIN)/pip install --quiet -e '.[catalogues,dev]'
+	@$(BIN)/pip install --quiet -e '.[catalogues,e5,dev]'
 	@touch $@
 
 install: $(INSTALLED) ## a virtual environment in .venv with everything pinned
