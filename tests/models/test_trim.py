@@ -15,6 +15,7 @@ from graftlm.data.corpus import Corpus, write_corpus
 from graftlm.data.tokenizers import pieces_of
 from graftlm.errors import CheckpointError
 from graftlm.models.build import build_donor, build_host, set_generation
+from graftlm.models.tied import untie
 from graftlm.models.trim import TABLES, expand, expand_folder, trim
 
 
@@ -101,6 +102,17 @@ def test_expanded_it_has_learnt_and_lost_nothing(full: Any, kept: np.ndarray) ->
         old, new = (table.reshape(full.config.vocab_size, -1) for table in (before[name], tensor))
         assert torch.equal(new[cut_off], old[cut_off]), name
         assert not torch.equal(new[index], old[index]), name
+
+
+def test_a_host_untied_since_it_was_trimmed_grows_untied(host: Any, host_tokenizer: Any) -> None:
+    kept = rows_of(host_tokenizer)
+    small = trim(copy.deepcopy(host), kept)
+    untie(small)
+    shaken(small)
+    places = torch.randint(0, len(kept), (3, 12), generator=torch.Generator().manual_seed(2))
+    index = torch.as_tensor(kept)
+    grown = expand(small, host, kept)
+    torch.testing.assert_close(logits(grown, index[places])[..., index], logits(small, places), rtol=0, atol=1e-6)
 
 
 def test_trim_and_expand_untrained_is_bit_identical(full: Any, kept: np.ndarray) -> None:

@@ -306,3 +306,61 @@ def test_a_plan_refuses_what_cannot_be_copied() -> None:
         SettingsError, match=r"model\.host\.decoder_layers=9: transfer\.steps\[2\]\.layers=spread takes"
     ):
         check_inputs(compose_jobs(Words(words)), to_run=False)
+
+
+def test_output_words_of_their_own_survive_saving_and_resuming(graft_of: Any, tmp_path: Path) -> None:
+    parameters = {"layers": "first", "cross_attention": "zero", "output": "keep", "tied": False}
+    before, plain, _ = graft_of(2, EMBEDDINGS, ENCODER, **parameters)
+    assert torch.equal(plain.lm_head.weight, plain.model.shared.weight)
+    _, host, entries = graft_of(2, EMBEDDINGS, ENCODER, head="fold", **parameters)
+    names = {name for name, _ in host.named_parameters()}
+    assert set(entries) == names | {"final_logits_bias"}
+    assert {"lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"} < names
+    assert entries["lm_head.weight"].step == "embeddings + decoder"
+    assert entries["model.encoder.embed_tokens.weight"].step == "embeddings"
+    # plain transformers reads it as it was written: nothing missing, nothing tied again
+    host.save_pretrained(tmp_path)
+    again, told = type(host).from_pretrained(tmp_path, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert again.config.tie_word_embeddings is False
+    for name, value in host.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    # a resumed run makes the places first, then loads the values
+    step = Decoder(tied=False)
+    step.restructure(before, None)
+    step.restructure(before, None)
+    before.load_state_dict(host.state_dict())
+    assert all(torch.equal(value, host.state_dict()[name]) for name, value in before.state_dict().items())
+    # each use is trained apart; the shared table, which nothing reads, is not
+    ids = torch.tensor([[0, 7, 9, 2]])
+    host(ids, labels=ids).loss.backward()
+    assert not host.model.shared.weight.requires_grad
+    uses = (host.lm_head, host.model.encoder.embed_tokens, host.model.decoder.embed_tokens)
+    assert len({module.weight.data_ptr() for module in uses}) == 3
+    assert all(module.weight.grad is not None for module in uses)
+
+
+@pytest.mark.parametrize("kind", ["mbart", "bart"])
+def test_words_times_the_heads_map_give_nearly_the_donors_logits(
+    graft_of: Any, rough_donor: Any, donor_tokenizer: Any, host_tokenizer: Any, texts: Any, kind: str
+) -> None:
+    layer = {"step": "exact"} if kind == "bart" else ENCODER
+    vocabulary = align(donor_tokenizer, host_tokenizer)
+    shared = torch.from_numpy(vocabulary.donor_of >= 0)
+    rows = vocabulary.donor_of[shared.numpy()]
+    errors = {}
+    for head in ("drop", "fold"):
+        parameters = {"layers": "first", "cross_attention": "zero", "output": "keep", "tied": False, "head": head}
+        _, host, entries = graft_of(2, EMBEDDINGS, layer, kind=kind, **parameters)
+        missed = total = 0.0
+        with torch.no_grad():
+            for row in framed(texts[:20], vocabulary, 60):
+                wanted = rough_donor(torch.from_numpy(row)[None]).logits[0][:, rows] - rough_donor.lm_head.bias[rows]
+                ids = torch.from_numpy(vocabulary.to_host(row))[None]
+                got = host(ids, decoder_input_ids=ids).logits[0][:, shared] - rough_donor.lm_head.bias[rows]
+                missed += float((got - wanted).square().sum())
+                total += float(wanted.square().sum())
+        errors[head] = (missed / total) ** 0.5
+    assert errors["fold"] < 0.5 < 0.9 < errors["drop"]
+    assert "map of the MLM head" in entries["lm_head.weight"].note
+    assert "shift of that map" in entries["final_logits_bias"].note

@@ -46,7 +46,8 @@ def seq2seq_flops(model: Any, batch: Mapping[str, Any]) -> int:
         for layer in decoder.layers
         for projection in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)
     )
-    words = bool(model.model.shared.weight.requires_grad)
+    words = bool(encoder.embed_tokens.weight.requires_grad)
+    output = bool(model.lm_head.weight.requires_grad)  # the same tensor, unless they are untied
     trained = any(parameter.requires_grad for parameter in encoder.layers.parameters())
     reached = trained or words  # through a frozen encoder the gradient still runs to the words
     labelled = int((batch["labels"] != IGNORED).sum())
@@ -54,7 +55,7 @@ def seq2seq_flops(model: Any, batch: Mapping[str, Any]) -> int:
         _passed(encoder, reached) * sources
         + _cost(reached, True) * read * sources
         + _FULL * (matrices(decoder) - read) * targets
-        + _cost(True, words) * matrices(model.lm_head) * labelled
+        + _cost(True, output) * matrices(model.lm_head) * labelled
     )
 
 

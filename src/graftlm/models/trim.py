@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from graftlm.models.tied import untie
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -86,6 +88,8 @@ def expand(trimmed: Any, full: Any, rows: npt.NDArray[np.int64]) -> Any:
         ValueError: the two do not belong together.
     """
     index = _checked(rows, full.config.vocab_size)
+    if full.config.is_encoder_decoder and not trimmed.config.tie_word_embeddings:
+        untie(full)
     theirs, ours = trimmed.state_dict(), full.state_dict(keep_vars=True)
     if set(theirs) != set(ours) or trimmed.config.vocab_size != len(index):
         raise ValueError(f"no trimmed form of the other: {trimmed.config.vocab_size} tokens, {len(index)} rows")

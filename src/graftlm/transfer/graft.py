@@ -233,6 +233,14 @@ class Graft:
         first = self.host_weights.aliases[name]
         return self._originals[first] if first in self._originals else self.current(name)
 
+    def untie(self) -> None:
+        """Give each use of the host's word embeddings a tensor of its own, with the values and the account of all."""
+        from graftlm.models.tied import untie
+
+        untie(self.host)
+        self.host_weights = ModelWeights(self.host)
+        self.ledger.split(self.host_weights)
+
     def remember(self) -> None:
         """Keep the originals that other steps will ask for, before a step changes the host in place."""
         for name in self.host_weights.shapes:

@@ -18,17 +18,28 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear
 
 from graftlm.errors import TransferError
-from graftlm.transfer.anatomy import DONOR_HEAD, HOST_DECODER_NORM, HOST_OUTPUT_NORM, host_block, pair
+from graftlm.transfer.anatomy import (
+    DONOR_HEAD,
+    HOST_BIAS,
+    HOST_DECODER_NORM,
+    HOST_OUTPUT_NORM,
+    HOST_WORDS,
+    host_block,
+    host_output_norm,
+    pair,
+)
 from graftlm.transfer.calibrate import choose_texts
 from graftlm.transfer.fidelity import batches, evaluation
 from graftlm.transfer.ridge import (
     Affine,
     Batch,
+    Normal,
     Options,
     fit_norm,
     solve_output,
     standardised,
 )
+from graftlm.transfer.weights import ROWS
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Graft
@@ -79,6 +90,48 @@ def fold_head(graft: Graft, tokens: int, longest: int, ridge: float, seed: int) 
     for module, value in ((last.fc2, output), (behind, fitted)):
         for name, tensor in zip(pair(module), value, strict=True):
             graft.refine(name, tensor, "calibrated", note)
+
+
+def fold_into_words(graft: Graft, tokens: int, longest: int, ridge: float, seed: int) -> None:
+    """Multiply the output words, which are not tied, by the ridge map M of the decoder's last states n to T.
+
+    M·n + c ≈ T gives the words E·M, and the bias of the logits E·c more; layers and LayerNorms stay as they are.
+
+    Raises:
+        TransferError: there is no text.
+    """
+    rows = choose_texts(graft, tokens, longest, seed)
+    if sum(map(len, rows)) < 16:
+        raise TransferError.at(f"{graft.path}.tokens", tokens, "there is no calibration text", "give the graft some")
+    for name in DONOR_HEAD:
+        graft.source(name)
+    behind = host_output_norm(graft.host_weights, "decoder", int(graft.host_config.decoder_layers))
+    width = int(graft.host_config.d_model)
+    norm = graft.host.get_submodule(behind)
+    with torch.no_grad(), evaluation(graft.donor, graft.host), graft.progress.task("folding the MLM head", None):
+        held = rows[HELD_OUT - 1 :: HELD_OUT]
+        if held:
+            rows = [row for index, row in enumerate(rows) if index % HELD_OUT != HELD_OUT - 1]
+        # what the LayerNorm reads, twice: as the stream, and as the features of the map once it is normalised
+        equations = Normal(width, width)
+        for batch in _collect(graft, rows, behind, behind)[0]:
+            equations.add(norm(batch.y[0].to(graft.host.device)).float().cpu(), batch.x[0])
+        mapping, shift = equations.solve((torch.eye(width), torch.zeros(width)), ridge)
+        missed = total = 0.0
+        for batch in _collect(graft, held or rows, behind, behind)[0]:
+            got = linear(norm(batch.y[0].to(graft.host.device)).float().cpu(), mapping, shift)
+            missed += float((got - batch.x[0]).double().square().sum())
+            total += float(batch.x.double().square().sum())
+    words, bias = graft.current(HOST_WORDS[-1]), graft.current(HOST_BIAS)
+    for start in range(0, len(words), ROWS):
+        block = words[start : start + ROWS]
+        bias[0, start : start + ROWS] += block @ shift.to(block)
+        words[start : start + ROWS] = block @ mapping.to(block)
+    where = f"on {sum(map(len, held))} tokens held out" if held else "on the text it was fitted on"
+    error = (missed / max(total, 1e-30)) ** 0.5
+    note = f"times the map of the MLM head, which it meets with a relative error of {error:.3f} {where}"
+    graft.refine(HOST_WORDS[-1], words, "calibrated", note)
+    graft.refine(HOST_BIAS, bias, "calibrated", "plus the words times the shift of that map")
 
 
 def _collect(graft: Graft, rows: Sequence[Any], stream: str, reader: str) -> tuple[list[Batch], list[Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -92,6 +92,16 @@ class Ledger:
         entry.status, entry.source = status, source or entry.source
         entry.step = f"{entry.step} + {step}" if entry.step and not entry.step.endswith(step) else entry.step or step
         entry.note = "; ".join(part for part in (entry.note, note) if part)
+
+    def split(self, host: Weights) -> None:
+        """Account for tensors of the host that are no longer tied, each as for all of them together before."""
+        for name in host.shapes:
+            before = self._host_names[name]
+            if name != before:
+                self.host[name] = replace(self.host[before], name=name)
+                if before in self.writer:
+                    self.writer[name] = self.writer[before]
+        self._host_names = host.aliases
 
     def explain(self, steps: bool) -> None:
         """Say of each unused donor tensor why."""

@@ -54,11 +54,11 @@ class Decoder(Step):
     output: `unit` lowers the gain of that LayerNorm until the logits on text have unit variance, see `embeddings`.
     head: `fold` fits the last projection and LayerNorm to the donor's MLM head (`graftlm.transfer.head`), of which
         `unit` then keeps the direction; `drop` leaves it out.
+    tied: false gives the output words of its own: a copy, or with `fold` the words times the map of the head, which the
+        last projection and LayerNorm are then not changed for. transformers ties all uses of the words or none, so that
+        encoder and decoder get tables of their own too (`graftlm.models.tied`).
     tokens, max_length, ridge: of the text and of the fit of `fold`.
     seed: of what is drawn anew (a host from a checkpoint has no random part), and of the order of texts.
-
-    The words of the output stay tied to those of the input: an mBART that has them apart is not read back as it was
-    saved (transformers then draws the tables of encoder and decoder at random).
 
     A post-LN host (BART) has no last LayerNorm: `norm` and `output` do nothing there. With `zero` the LayerNorm behind
     its self-attention becomes plain and the encoder's stands behind the cross-attention, which gives the same.
@@ -70,6 +70,7 @@ class Decoder(Step):
     norm: bool = True
     output: Literal["unit", "keep"] = "unit"
     head: Literal["drop", "fold"] = "drop"
+    tied: bool = True
     tokens: int = setting(20_000, at_least=16)
     max_length: int = setting(256, at_least=4)
     ridge: float = setting(0.05, above=0)
@@ -83,7 +84,7 @@ class Decoder(Step):
 
     def __post_init__(self) -> None:
         folds = self.head == "fold"
-        object.__setattr__(self, "needs_models", folds)
+        object.__setattr__(self, "needs_models", folds or not self.tied)
         object.__setattr__(self, "needs_text", folds)
 
     def check(self, path: str) -> Iterator[Problem]:
@@ -98,7 +99,8 @@ class Decoder(Step):
         return layers if self.cross_attention == "keep" else (*layers, f"{at}.encoder_attn*")
 
     def refines(self) -> tuple[str, ...]:
-        return anatomy.pair(anatomy.HOST_DECODER_NORM)
+        own = () if self.tied else (anatomy.HOST_WORDS[-1], anatomy.HOST_BIAS)
+        return (*anatomy.pair(anatomy.HOST_DECODER_NORM), *own)
 
     @property
     def _copies(self) -> bool:
@@ -174,12 +176,21 @@ class Decoder(Step):
                 anatomy.pair(anatomy.HOST_DECODER_NORM), anatomy.pair(anatomy.HOST_LAST_NORM), strict=True
             ):
                 graft.refine(name, graft.current(of), "copied", "then that of the encoder" * _touched(graft, name), of)
+        if not self.tied:
+            graft.untie()
         if self.head == "fold":
-            from graftlm.transfer.head import fold_head
+            from graftlm.transfer.head import fold_head, fold_into_words
 
-            fold_head(graft, self.tokens, self.max_length, self.ridge, self.seed)
+            fold = fold_head if self.tied else fold_into_words
+            fold(graft, self.tokens, self.max_length, self.ridge, self.seed)
         if self.output == "unit":
             unit_logits(graft)
+
+    def restructure(self, host: Any, adapter: Any) -> None:
+        if not self.tied:
+            from graftlm.models.tied import untie
+
+            untie(host)
 
     def _cross(self, graft: Graft, layer: int, source: Source, draw: Generator, plain: Source) -> None:
         """The cross-attention of one layer; with `plain` its LayerNorm is that behind the self-attention copied."""
