@@ -108,9 +108,23 @@ def test_a_setting_changes_exactly_the_keys_it_must(path: str) -> None:
     variant = changed(settings, path.split("."), given)
     if path == "data.packages":
         variant = dataclasses.replace(settings, data=dataclasses.replace(settings.data, packages=["rich"]))
+    if path == "transfer.steps":
+        variant = with_steps(settings, {"step": "embeddings", "spread": 0.25})
     before = {key.stage: key.key for key in stage_keys(settings, FINGERPRINTS)}
     after = {key.stage: key.key for key in stage_keys(variant, FINGERPRINTS)}
     assert {stage for stage in before if before[stage] != after[stage]} == expected
+
+
+def with_steps(settings: Any, *steps: Any) -> Any:
+    return dataclasses.replace(settings, transfer=dataclasses.replace(settings.transfer, steps=list(steps)))
+
+
+def test_a_strategy_counts_as_it_is_meant_not_as_it_is_typed() -> None:
+    short = with_steps(base(), {"step": "embeddings"})
+    long = with_steps(base(), {"step": "embeddings", "languages": "start", "spread": 0.5})
+    assert [key.key for key in stage_keys(short, FINGERPRINTS)] == [key.key for key in stage_keys(long, FINGERPRINTS)]
+    (finetune,) = [key for key in stage_keys(short, FINGERPRINTS) if key.stage == "finetune"]
+    assert finetune.settings["transfer"]["steps"][0]["spread"] == 0.5  # a default that changes changes the key
 
 
 @pytest.mark.parametrize("path", leaves(base().transfer.adapter, "transfer.adapter"))

@@ -19,6 +19,7 @@ from graftlm.errors import CheckpointError, Problem, SettingsError
 from graftlm.fields import outcome
 from graftlm.schema import Settings
 from graftlm.store import StageKey, Store, file_digest
+from graftlm.transfer.strategy import resolved_steps
 
 # A stage's version goes up when its code changes what it leaves: artifacts of an earlier one are then not reused.
 VERSIONS = {"corpus": 1, "pretrain": 1, "finetune": 2, "evaluate": 1}
@@ -94,6 +95,9 @@ def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]
     host_settings = _without_checkpoint(outcome(model.host)) if host is None else host
     inputs = [corpus]
     transfer = outcome(settings.transfer)
+    # as they are meant, not as they were typed: a default that changes is a change
+    transfer["steps"] = [{"step": name, **outcome(step)} for name, step in resolved_steps(settings.transfer)]
+    transfer["encoder_lr"], transfer["freeze_encoder"] = settings.transfer.encoder_rate()
     adapter = transfer.pop("adapter")
     # of an adapter of no rank, or for a donor that is not trained, no setting counts
     adapted = {"adapter": adapter} if adapter["rank"] and settings.transfer.needs_donor else {}

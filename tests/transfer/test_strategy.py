@@ -59,7 +59,9 @@ def test_two_writers_of_one_tensor_are_refused_with_both_names() -> None:
     assert len(found) == 1
     assert "naive" in found[0]
     assert "which embeddings writes too" in found[0]
-    assert "which embeddings writes too" in problems(EMBEDDINGS, EMBEDDINGS)[0]
+    assert "stands twice" in problems(EMBEDDINGS, EMBEDDINGS)[0]
+    # one change, carried twice: the trained donor has the adapter in it
+    assert "that delta carries too" in problems({"step": "delta"}, {"step": "lora"})[0]
 
 
 def test_order_counts() -> None:

@@ -112,10 +112,11 @@ def apply_strategy(
             warnings.append(
                 "the encoder's output is rescaled on purpose: cosine and relative error say little, CKA counts"
             )
-        if warning and not strategy.control:
+        mixes = any(step.mixes for _, step in steps)
+        if warning and not strategy.control and not mixes:
             raise TransferError(warning)
         if warning:
-            warnings.append(f"{warning.reason} (expected of a control)")
+            warnings.append(f"{warning.reason} (expected of {'a mixture' if mixes else 'a control'})")
             progress.say(f"transfer={strategy.name}: {warnings[-1]}")
     if steps and fidelity is None:
         warnings.append("fidelity was not measured: there is no text to measure on")

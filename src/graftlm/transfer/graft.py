@@ -39,6 +39,7 @@ class Step(ABC):
         needs: steps that the strategy must have before it.
         encodes: it claims that the host's encoder then works like the donor's, which is measured.
         rescales: it rescales the encoder's output on purpose, so that only CKA tells whether the graft works.
+        mixes: it undoes a part of the graft on purpose, so that a low fidelity is only told, not refused.
         needs_models: it runs the models, so their tensors are not enough (a step without can work from files).
         needs_text: it reads calibration text.
         needs_base: it carries what the pretrain stage changed, and reads the donor as it was before that stage. The
@@ -53,6 +54,7 @@ class Step(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     encodes: ClassVar[bool] = False
     rescales: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
     needs_models: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
     needs_base: ClassVar[bool] = False

@@ -185,7 +185,12 @@ class TransferReport:
         """One line for a person."""
         host = self.counts["host_parameters"]
         total = max(sum(host.values()), 1)
-        carried = sum(host[status] for status in ("copied", "mapped", "calibrated"))
+        donors = {item.name for item in self.donor_tensors}
+        carried = sum(
+            _size(item.shape)
+            for item in self.host_tensors
+            if item.source is not None and any(name in item.source for name in donors)
+        )
         line = f"graft {self.strategy}: {100 * carried / total:.0f}% of the host's parameters from the donor"
         if self.fidelity:
             before, after = self.fidelity["before"], self.fidelity["after"]

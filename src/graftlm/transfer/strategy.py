@@ -64,6 +64,11 @@ def check_steps(steps: Sequence[Mapping[str, Any]], path: str) -> Iterator[Probl
     for index, (name, step) in enumerate(built):
         where = f"{path}[{index}].step"
         before = [other for other, _ in built[:index]]
+        if name in before:
+            yield Problem(where, name, "stands twice", "leave one of the two out")
+        carrying = next((other for other, earlier in built[:index] if earlier.needs_base), None)
+        if step.needs_base and carrying is not None and carrying != name:
+            yield Problem(where, name, f"carries the change that {carrying} carries too", "leave one of the two out")
         later = [other for other, _ in built[index + 1 :]]
         for needed in step.needs:
             if needed not in before:
@@ -93,6 +98,11 @@ def _overlap(ours: Sequence[str], theirs: Sequence[str]) -> str:
     return ""
 
 
+def resolved_steps(settings: TransferSettings) -> list[tuple[str, Step]]:
+    """The steps of a valid strategy with all their parameters."""
+    return build_steps(settings.steps, "transfer.steps", [])
+
+
 def any_step(settings: TransferSettings, quality: str) -> str:
     """The first step of a valid strategy of which a class attribute (`needs_base`, …) holds, or an empty string."""
     return next((item["step"] for item in settings.steps if getattr(step_class(item["step"]), quality)), "")
@@ -103,7 +113,14 @@ def check_compatible(
 ) -> list[Problem]:
     """Why a strategy cannot carry this donor into this host, from their configurations (`config.to_dict()` or JSON)."""
     problems: list[Problem] = []
-    for index, (_, step) in enumerate(build_steps(settings.steps, f"{path}.steps", problems)):
-        problems.extend(step.check_shapes(donor, host, f"{path}.steps[{index}]"))
+    calibrated = False
+    for index, (name, step) in enumerate(build_steps(settings.steps, f"{path}.steps", problems)):
+        where = f"{path}.steps[{index}]"
+        problems.extend(step.check_shapes(donor, host, where))
+        calibrated = calibrated or name == "encoder"
+        if step.needs_base and calibrated and donor["num_hidden_layers"] != host["encoder_layers"]:
+            # the encoder step has its own choice of layers, and extra ones are to add nothing
+            reason = f"goes behind encoder only where donor and host have as many layers ({donor['num_hidden_layers']})"
+            problems.append(Problem(f"{where}.step", name, reason, "set model.host.encoder_layers=null"))
     # two steps that need the same setting say so once
     return list({problem.path: problem for problem in reversed(problems)}.values())[::-1]

@@ -43,6 +43,10 @@ class Bridge(Step):
     seed: int = setting(0, at_least=0)
 
     reference: ClassVar[str] = "Bansal et al. 2021 (arXiv:2106.07682), model stitching"
+    after: ClassVar[tuple[str, ...]] = (
+        *("embeddings", "encoder", "exact", "naive", "distill", "shuffle", "standardise"),
+        *("lora", "delta", "interpolate"),
+    )
     needs_models: ClassVar[bool] = True
     needs_text: ClassVar[bool] = True
     needs_pretrained: ClassVar[bool] = True

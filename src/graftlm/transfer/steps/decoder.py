@@ -80,7 +80,9 @@ class Decoder(Step):
         "Rothe et al. 2020 (arXiv:1907.12461), interleaved: Ma et al. 2021 (arXiv:2106.13736), "
         "swcm: XLM-SWCM 2025 (arXiv:2502.10852)"
     )
-    after: ClassVar[tuple[str, ...]] = ("embeddings", "encoder", "exact", "naive", "distill", "shuffle")
+    after: ClassVar[tuple[str, ...]] = (
+        *("embeddings", "encoder", "exact", "naive", "distill", "shuffle", "lora", "delta", "interpolate"),
+    )
 
     def __post_init__(self) -> None:
         folds = self.head == "fold"

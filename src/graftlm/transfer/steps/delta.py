@@ -38,6 +38,7 @@ class Delta(Step):
     relative: bool = False
 
     reference: ClassVar[str] = "Ilharco et al. 2023 (arXiv:2212.04089), task arithmetic"
+    after: ClassVar[tuple[str, ...]] = ("embeddings", "encoder", "exact", "naive", "distill", "shuffle")
     needs_base: ClassVar[bool] = True
 
     def check(self, path: str) -> Iterator[Problem]:

@@ -19,7 +19,8 @@ class Denoise(Step):
 
     steps, batch_tokens, max_length: optimiser steps, padded source tokens of each, longest text (specials included).
     lr, warmup: the rate of the decoder, falling to 0, and the share of the steps over which it rises.
-    encoder_lr, embeddings_lr: factors on it; 0 keeps the encoder as the graft left it.
+    encoder_lr, embeddings_lr: factors on it. With 0 the encoder's layers stay as the graft left them; the embeddings,
+        which they read and the output shares, are trained all the same unless theirs is 0 too.
     mask_ratio, span_mean, permute: the noise (`graftlm.data.denoising`).
     language: the code of texts whose language is not known; without one they are left out.
     """
@@ -39,14 +40,8 @@ class Denoise(Step):
 
     reference: ClassVar[str] = "Liu et al. 2020 (arXiv:2001.08210); before fine-tuning: Soltan et al. 2023 (2306.08756)"
     after: ClassVar[tuple[str, ...]] = (
-        "embeddings",
-        "encoder",
-        "exact",
-        "naive",
-        "decoder",
-        "distill",
-        "standardise",
-        "shuffle",
+        *("embeddings", "encoder", "exact", "naive", "decoder", "distill", "standardise", "shuffle"),
+        *("lora", "delta", "interpolate", "bridge"),
     )
     needs_models: ClassVar[bool] = True
     needs_text: ClassVar[bool] = True
@@ -83,6 +78,10 @@ class Denoise(Step):
                 batch = {name: tensor.to(device) for name, tensor in batches(number).items()}
                 with graft.autocast():
                     loss = seq2seq_loss(host, batch)
+                if not bool(torch.isfinite(loss)):
+                    raise TransferError.at(
+                        f"{graft.path}.lr", self.lr, f"the loss of denoising step {number} is {float(loss)}", "lower it"
+                    )
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_([p for part in parts for _, p in part.parameters], 1.0)
                 optimizer.step()
@@ -94,7 +93,7 @@ class Denoise(Step):
                 parameter.requires_grad_(True)
         host.train(was_training)
         assert loss is not None
-        note = f"{self.steps} steps of denoising, last loss {float(loss):.3f}"
+        note = f"{self.steps} steps of denoising, last loss {float(loss.detach()):.3f}"
         for name, old in before.items():
             value = graft.current(name)
             if name in trained and not torch.equal(value, old):
@@ -112,7 +111,8 @@ class Denoise(Step):
         format: HostFormat = graft.format
         fallback = to_code(self.language) if self.language else None
         texts: list[tuple[Any, str]] = []
-        size = self.max_length - 2
+        longest = min(self.max_length, int(graft.host_config.max_position_embeddings))
+        size = longest - 2
         for index, ids in enumerate(graft.calibration):
             code = graft.languages[index] if index < len(graft.languages) else ""
             lang = code if code in format.languages else fallback or ""
@@ -136,8 +136,8 @@ class Denoise(Step):
                 ids, lang = texts[row]
                 rng = np.random.default_rng((self.seed, number, row))
                 mixed = noised(ids, format.mask_id, ends, rng, self.mask_ratio, self.span_mean, self.permute)
-                sources.append(format.source(mixed.tolist(), lang, self.max_length))
-                labels.append(format.target(ids.tolist(), lang, self.max_length))
+                sources.append(format.source(mixed.tolist(), lang, longest))
+                labels.append(format.target(ids.tolist(), lang, longest))
             input_ids, attention = pad_sources(sources, format.pad_id)
             return {
                 "input_ids": input_ids,

@@ -28,7 +28,7 @@ class Distill(Step):
     precision: of the products; `auto` is bfloat16 where the processor has instructions for it.
     """
 
-    steps: int = setting(110, at_least=1)
+    steps: int = setting(110, at_least=2)
     batch_tokens: int = setting(2048, at_least=16)
     max_length: int = setting(256, at_least=4)
     lr: float = setting(5e-4, above=0, at_most=1)
@@ -53,6 +53,13 @@ class Distill(Step):
         return ("model.encoder.layers.*", "model.encoder.layer_norm.*")
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
+        if host.get("model_type", "mbart") == "bart":
+            yield Problem(
+                "model.host.architecture",
+                "bart",
+                f"must be mbart for this graft ({path}): it is for LayerNorms in front of sublayers",
+                "take transfer=exact, which loses nothing there",
+            )
         ours, theirs = anatomy.Shape.of_host(host), anatomy.Shape.of_donor(donor)
         for name, setting_name in (("d_model", "d_model"), ("layers", "encoder_layers")):
             have, want = getattr(ours, name), getattr(theirs, name)

@@ -36,7 +36,11 @@ class Interpolate(Step):
     embeddings: float | None = setting(None, at_least=0, at_most=1)
 
     reference: ClassVar[str] = "Wortsman et al. 2022 (arXiv:2109.01903), weights between two ends"
+    after: ClassVar[tuple[str, ...]] = (
+        *("embeddings", "encoder", "exact", "naive", "distill", "shuffle", "lora", "delta"),
+    )
     needs_pretrained: ClassVar[bool] = True
+    mixes: ClassVar[bool] = True
 
     def builds_on(self) -> tuple[str, ...]:
         return self.refines()

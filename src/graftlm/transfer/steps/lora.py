@@ -37,6 +37,7 @@ class Lora(Step):
     mode: Literal["merge", "train"] = "merge"
 
     reference: ClassVar[str] = "Hu et al. 2021 (arXiv:2106.09685) for LoRA; carried across models here"
+    after: ClassVar[tuple[str, ...]] = ("embeddings", "encoder", "exact", "naive", "distill", "shuffle")
     needs_base: ClassVar[bool] = True
     needs_adapter: ClassVar[bool] = True
 

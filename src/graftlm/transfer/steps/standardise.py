@@ -26,7 +26,9 @@ class Standardise(Step):
     tokens: int = setting(20_000, at_least=100)
 
     reference: ClassVar[str] = "Huang et al. 2021 (arXiv:2104.01767) whiten sentence states; here each dimension alone"
-    after: ClassVar[tuple[str, ...]] = ("embeddings", "encoder", "exact", "naive", "distill", "shuffle")
+    after: ClassVar[tuple[str, ...]] = (
+        *("embeddings", "encoder", "exact", "naive", "distill", "shuffle", "decoder", "lora", "delta", "interpolate"),
+    )
     needs_models: ClassVar[bool] = True
     needs_text: ClassVar[bool] = True
     rescales: ClassVar[bool] = True
@@ -60,6 +62,8 @@ class Standardise(Step):
             )
         mean = total / count
         spread = (squares / count - mean.square()).clamp_min(1e-12).sqrt()
+        # a dimension that does not vary (of a grown host) is only centred: its spread is rounding
+        spread = torch.where(spread < 1e-3 * spread.median(), torch.ones_like(spread), spread)
         factor = ((1 - self.strength) + self.strength / spread).float()
         shift = (self.strength * mean / spread).float()
         module = anatomy.host_output_norm(graft.host_weights, "encoder", int(graft.host_config.encoder_layers))
