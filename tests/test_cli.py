@@ -234,7 +234,12 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
 def test_an_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
     words = ("run", "experiment=smoke", "transfer=none", "finetune.max_steps=4000", "finetune.checkpoint_interval=20")
     process = subprocess.Popen(
-        [sys.executable, "-m", "graftlm", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "graftlm", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # tests run in the background of a shell have the signal ignored, and a child inherits that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("multirun/store/finetune/*.partial/scratch/last.ckpt")):
