@@ -35,7 +35,6 @@ def apply_strategy(
     progress: Progress | None = None,
     *,
     languages: Sequence[str] = (),
-    pairs: Sequence[tuple[Any, Any]] = (),
     base: Any = None,
     adapter: Any = None,
     device: str = "cpu",
@@ -51,7 +50,7 @@ def apply_strategy(
         calibration: texts to fit on, donor ids without special tokens.
         held_out: texts to measure on, likewise.
         host_pretrained: whether the host came from a checkpoint (its untouched tensors are `kept`).
-        languages, pairs, adapter, device, precision: see `Graft`.
+        languages, adapter, device, precision: see `Graft`.
         base: the donor before the pretrain stage, as a model or as its `Weights`.
 
     Raises:
@@ -92,7 +91,6 @@ def apply_strategy(
                 ledger,
                 calibration=calibration,
                 languages=languages,
-                pairs=pairs,
                 base_weights=base if base is None or isinstance(base, Weights) else ModelWeights(base),
                 base_model=None if isinstance(base, Weights) else base,
                 adapter=adapter,

@@ -29,7 +29,7 @@ class TransferCallback(pl.Callback):
         report_path: where `transfer.json` goes.
         host_pretrained: whether the host came from a checkpoint.
         donor_tokenizer: the donor's, where its folder has none.
-        languages, pairs: see `graftlm.transfer.graft.Graft`.
+        languages: see `graftlm.transfer.graft.Graft`.
         base: gives the donor as it was before the pretrain stage; called if a step needs that.
         adapter: folder of the adapter that the pretrain stage trained, or None.
         resuming: the run goes on from a checkpoint: its weights are kept and nothing is written. Lightning does not
@@ -49,7 +49,6 @@ class TransferCallback(pl.Callback):
         progress: Progress | None = None,
         resuming: bool = False,
         languages: Sequence[str] = (),
-        pairs: Sequence[tuple[Any, Any]] = (),
         base: Callable[[], Any] | None = None,
         adapter: Path | None = None,
     ):
@@ -64,7 +63,6 @@ class TransferCallback(pl.Callback):
         self.progress = progress or Silent()
         self.resuming = resuming
         self.languages = languages
-        self.pairs = pairs
         self.base = base
         self.adapter = adapter
         self.report: TransferReport | None = None
@@ -92,7 +90,6 @@ class TransferCallback(pl.Callback):
                 self.host_pretrained,
                 self.progress,
                 languages=self.languages,
-                pairs=self.pairs,
                 device=str(trainer.strategy.root_device),
                 precision=str(trainer.precision),
                 base=self.base() if self.base is not None and any_step(self.strategy, "needs_base") else None,

@@ -7,7 +7,8 @@ from math import ceil
 from typing import Any, Literal
 
 from graftlm.errors import Problem
-from graftlm.transfer.anatomy import Block, Shape
+from graftlm.transfer.anatomy import Block
+from graftlm.transfer.shapes import check_same
 
 Layers = Literal["spread", "first", "last"]
 # linear maps of a layer, by the part they belong to
@@ -44,18 +45,5 @@ def host_maps(names: Collection[str]) -> tuple[str, ...]:
 
 def check_maps(donor: Mapping[str, Any], host: Mapping[str, Any], names: Collection[str]) -> Iterator[Problem]:
     """Sizes that keep a change of these maps from being added: the width, the heads, the width of the FFN."""
-    ours, theirs = Shape.of_host(host), Shape.of_donor(donor)
-    wanted = [("d_model", "d_model")]
-    if set(names) & set(ATTENTION):
-        wanted.append(("heads", "heads"))
-    if set(names) & set(FFN):
-        wanted.append(("ffn", "ffn"))
-    for name, setting in wanted:
-        have, want = getattr(ours, name), getattr(theirs, name)
-        if have != want:
-            yield Problem(
-                f"model.host.{setting}",
-                have,
-                f"must be the donor's {want} for a change to be carried",
-                f"set model.host.{setting}=null, or take a host checkpoint of that shape",
-            )
+    sizes = ["d_model", *["heads"] * bool(set(names) & set(ATTENTION)), *["ffn"] * bool(set(names) & set(FFN))]
+    yield from check_same(donor, host, sizes, "for a change to be carried")

@@ -107,7 +107,6 @@ class Graft:
         ledger: who wrote what.
         calibration: texts as donor ids without special tokens.
         languages: the mBART code of each calibration text, or "" where it is not known; empty: none is known.
-        pairs: (source, target) as donor ids without special tokens.
         base_weights: the donor before the pretrain stage, for steps with `needs_base`.
         adapter: what the pretrain stage learned beside a frozen donor (a folder of peft), or None.
         donor_tokenizer, host_tokenizer: the tokenizers of both.
@@ -125,7 +124,6 @@ class Graft:
     ledger: Ledger
     calibration: Texts = ()
     languages: Sequence[str] = ()
-    pairs: Sequence[tuple[Any, Any]] = ()
     donor_model: XLMRobertaForMaskedLM | None = None
     host_model: MBartForConditionalGeneration | None = None
     base_weights: Weights | None = None

@@ -60,8 +60,9 @@ class Decoder(Step):
     tokens, max_length, ridge: of the text and of the fit of `fold`.
     seed: of what is drawn anew (a host from a checkpoint has no random part), and of the order of texts.
 
-    A post-LN host (BART) has no last LayerNorm: `norm` and `output` do nothing there. With `zero` the LayerNorm behind
-    its self-attention becomes plain and the encoder's stands behind the cross-attention, which gives the same.
+    A post-LN host (BART) has no last LayerNorm: `norm` does nothing there, `output` scales that of the last layer. With
+    `zero` the LayerNorm behind its self-attention becomes plain and the encoder's stands behind the cross-attention,
+    which gives the same.
     """
 
     layers: Layers = "spread"

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from graftlm.errors import Problem
 from graftlm.fields import setting
-from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
+from graftlm.transfer.shapes import check_pre_ln, check_same
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,9 @@ class Distill(Step):
         return ("model.encoder.layers.*", "model.encoder.layer_norm.*")
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        if host.get("model_type", "mbart") == "bart":
-            yield Problem(
-                "model.host.architecture",
-                "bart",
-                f"must be mbart for this graft ({path}): it is for LayerNorms in front of sublayers",
-                "take transfer=exact, which loses nothing there",
-            )
-        ours, theirs = anatomy.Shape.of_host(host), anatomy.Shape.of_donor(donor)
-        for name, setting_name in (("d_model", "d_model"), ("layers", "encoder_layers")):
-            have, want = getattr(ours, name), getattr(theirs, name)
-            if have != want:
-                yield Problem(
-                    f"model.host.{setting_name}",
-                    have,
-                    f"must be the donor's {want}: distill compares states layer by layer ({path})",
-                    f"set model.host.{setting_name}=null, or leave the step out",
-                )
+        yield from check_pre_ln(host, path)
+        why = f"for this graft ({path}): distill compares states layer by layer"
+        yield from check_same(donor, host, ("d_model", "layers"), why)
 
     def apply(self, graft: Graft) -> None:
         from graftlm.transfer.distillation import distill

@@ -10,6 +10,7 @@ from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
 from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
+from graftlm.transfer.shapes import check_pre_ln
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,7 @@ class Encoder(Step):
         return ("model.encoder.layers.*", "model.encoder.layer_norm.*")
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
-        if host.get("model_type", "mbart") == "bart":
-            yield Problem(
-                "model.host.architecture",
-                "bart",
-                f"must be mbart for this graft ({path}): it is for LayerNorms in front of sublayers",
-                "take transfer=exact, which loses nothing there",
-            )
+        yield from check_pre_ln(host, path)
         ours, theirs = anatomy.Shape.of_host(host), anatomy.Shape.of_donor(donor)
         if ours.ffn < theirs.ffn:
             yield Problem(

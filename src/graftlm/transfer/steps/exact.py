@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from graftlm.errors import Problem
 from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
+from graftlm.transfer.shapes import check_same
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,7 @@ class Exact(Step):
                 f"must be bart for this graft ({path}): mBART has its LayerNorms elsewhere",
                 "set model.host.architecture=bart, or take transfer=calibrated",
             )
-        ours, theirs = anatomy.Shape.of_host(host), anatomy.Shape.of_donor(donor)
-        for name, setting in (("d_model", "d_model"), ("layers", "encoder_layers"), ("heads", "heads"), ("ffn", "ffn")):
-            have, want = getattr(ours, name), getattr(theirs, name)
-            if have != want:
-                yield Problem(
-                    f"model.host.{setting}",
-                    have,
-                    f"must be the donor's {want} for this graft ({path})",
-                    f"set model.host.{setting}=null, or take a host checkpoint of that shape",
-                )
+        yield from check_same(donor, host, ("d_model", "layers", "heads", "ffn"), f"for this graft ({path})")
 
     def apply(self, graft: Graft) -> None:
         for layer in range(graft.host_config.encoder_layers):
