@@ -18,7 +18,7 @@ from graftlm.schema import Settings
 
 CONFIG_MODULE = "graftlm.conf"
 # groups whose choice tells runs apart, in the order of `conf/config.yaml`
-GROUPS = ("model", "data", "mask", "transfer", "trainer", "logger", "experiment", "debug")
+GROUPS = ("model", "data", "mask", "transfer", "trainer", "logger", "sweep", "launch", "experiment", "debug")
 
 
 @dataclass(frozen=True)

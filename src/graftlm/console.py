@@ -40,8 +40,9 @@ class Silent:
 class Lines:
     """For logs and pipes: a line when a task starts to take long, every `interval` seconds, and at its end."""
 
-    def __init__(self, interval: float = 10.0):
+    def __init__(self, interval: float = 10.0, prefix: str = ""):
         self._interval = interval
+        self._prefix = prefix
 
     @contextmanager
     def task(self, label: str, total: int | None) -> Iterator[Advance]:
@@ -62,7 +63,7 @@ class Lines:
             self.say(f"{label}: done, {time.monotonic() - begun:.1f} s")
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(self._prefix + line, file=sys.stderr, flush=True)
 
 
 class Bars:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from graftlm.schema import Settings
 from graftlm.store import Store, write_json
 
 RECORD = "job.json"
+RUNNING = "running"  # the status of a job that has not ended
+ENDED_WELL = ("done", "pruned")
 _FINGERPRINTS = Fingerprints()  # one a process: a sweep reads its checkpoints once
 _verified: set[str] = set()  # artifacts whose content this process has made or checked
 
@@ -59,11 +62,33 @@ class Outcome:
 
     @property
     def reused(self) -> bool:
-        return bool(self.stages) and all(stage["reused"] for stage in self.stages)
+        return self.status == "done" and bool(self.stages) and all(stage.get("reused") for stage in self.stages)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Outcome:
+        """The outcome that a job's record tells; a job that never wrote its end was killed, or still runs."""
+        status, error = str(record.get("status", "failed")), record.get("error")
+        if status == RUNNING:
+            status, error = "failed", "its end was never written: killed, or running still"
+        return cls(status, error, tuple(record.get("stages") or ()), float(record.get("seconds") or 0.0))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A job's record; an empty one where it cannot be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def bug(error: BaseException, folder: Path) -> str:
+    """What a user is told of a mistake of ours."""
+    return f"{type(error).__name__}: {error}; please report it with {folder / 'graftlm.log'}"
 
 
 def run_job(job: Job, folder: Path, command: str, sweep: str, progress: Progress) -> Outcome:
-    """Run what is missing of a job, and write `job.json` into its folder whatever happens.
+    """Run what is missing of a job, and write `job.json` into its folder, before it and whatever happens.
 
     An error that a user can mend is recorded, not raised; anything else is recorded and raised. An interrupt leaves
     the unfinished stage as it is, to be continued by the same command.
@@ -72,7 +97,7 @@ def run_job(job: Job, folder: Path, command: str, sweep: str, progress: Progress
     started = datetime.now(UTC).isoformat(timespec="seconds")
     stages: list[dict[str, Any]] = []
 
-    def finish(status: str, error: str | None) -> Outcome:
+    def write(status: str, error: str | None) -> Outcome:
         result = Outcome(status, error, tuple(stages), time.monotonic() - begun)
         settings = job.settings
         record = {
@@ -93,17 +118,18 @@ def run_job(job: Job, folder: Path, command: str, sweep: str, progress: Progress
         write_json(folder / RECORD, record)
         return result
 
+    write(RUNNING, None)
     try:
         _run_stages(job, folder, sweep, progress, stages)
     except GraftlmError as error:
-        return finish("failed", str(error))
+        return write("failed", str(error))
     except KeyboardInterrupt:
-        finish("interrupted", "interrupted; the same command continues it")
+        write("interrupted", "interrupted; the same command continues it")
         raise
     except BaseException as error:
-        finish("failed", f"{type(error).__name__}: {error}")
+        write("failed", bug(error, folder))
         raise
-    return finish("done", None)
+    return write("done", None)
 
 
 def _run_stages(job: Job, folder: Path, sweep: str, progress: Progress, stages: list[dict[str, Any]]) -> None:

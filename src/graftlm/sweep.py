@@ -1,18 +1,167 @@
-"""The one Hydra callback: it knows where a sweep was written, so that the command can report on it at the end."""
+"""Handing a run or sweep over to Hydra, whose launcher runs `task` for each job, in this process or in others.
+
+What the jobs of a sweep share stands in `sweep.json` in its folder, where a job finds it in whatever process it runs;
+how a job ended stands in its `job.json`, where the command finds it.
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 
-# folders of the sweeps that ended in this process
-ended: list[Path] = []
+from graftlm.compose import Job, to_mapping
+from graftlm.console import Lines, Progress, progress_for_terminal
+from graftlm.errors import SettingsError
+from graftlm.jobs import RECORD, Outcome, bug, read_record, run_job
+from graftlm.schema import Settings
+from graftlm.store import write_json
+
+SWEEP = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a command asked for; the same for all of its jobs.
+
+    Attributes:
+        command: as it was typed, to be run again.
+        jobs: how many there will be; None where a search decides as it goes.
+        cwd: where it was typed: relative paths of the settings count from there.
+    """
+
+    command: str
+    jobs: int | None
+    cwd: str
+
+
+_launch: Launch | None = None  # in the process of the command; a worker process reads sweep.json
+_ended: list[Outcome] = []  # jobs that ended in this process
+_swept: list[Path] = []  # folders of the sweeps that did
+
+
+def hand_over(arguments: Sequence[str], jobs: int | None, command: str) -> tuple[list[Outcome], list[Path]]:
+    """Let Hydra launch the jobs and tell how each ended; returns their outcomes and the folders of sweeps.
+
+    `jobs`: how many there will be; 0 where Hydra only shows something.
+    """
+    global _launch
+    _launch = Launch(command, jobs, str(Path.cwd()))
+    _swept.clear()
+    _ended.clear()
+    if jobs != 0:
+        os.environ["GRAFTLM_RUN"] = _new_folder(Path("multirun"))
+    sys.argv = ["graftlm run", *arguments]
+    hydra.main(version_base="1.3", config_path="pkg://graftlm.conf", config_name="config")(task)()
+    if not _swept:
+        return list(_ended), []
+    return [outcome for folder in _swept for outcome in _tell(folder, jobs, progress_for_terminal())], list(_swept)
+
+
+def task(config: Any) -> None:
+    """One job, called by Hydra's launcher in whatever process that has."""
+    found = HydraConfig.get()
+    swept = found.mode == RunMode.MULTIRUN
+    launch = _launch or _read_launch(Path(found.sweep.dir))
+    if os.getcwd() != launch.cwd:  # noqa: PTH109 - a worker of a cluster starts elsewhere
+        os.chdir(launch.cwd)
+    full = config.copy()
+    full._set_flag("struct", False)
+    full.hydra = found
+    mapping, choices = to_mapping(full)
+    overrides = tuple(str(item) for item in found.overrides.task)
+    job = Job(overrides, choices, Settings.from_mapping(mapping))
+    folder = Path(found.runtime.output_dir)
+    number = int(found.job.num) if swept else 0
+    label = f"job {number + 1}" + (f"/{launch.jobs}" if launch.jobs else "")
+    progress: Progress = progress_for_terminal() if _launch else Lines(prefix=f"{label}: ")
+    title = " ".join(overrides) or "the defaults"
+    progress.say(f"{label}: {title}" if _launch else title)
+    name = Path(found.sweep.dir).name if swept else folder.name
+    try:
+        outcome = run_job(job, folder, launch.command, name, progress)
+    except Exception as error:  # a mistake of ours: the other jobs of a sweep go on
+        logging.getLogger(__name__).exception("%s: %s", label, title)
+        outcome = Outcome("failed", bug(error, folder), (), 0.0)
+    _ended.append(outcome)
+    progress.say(f"{label}: {title}: {describe(outcome)}" if _launch else describe(outcome))
+    if not swept and outcome.status == "done":
+        progress.say(f"record: {folder / RECORD}; compare with: graftlm report {folder}")
 
 
 class SweepCallback(Callback):
-    """Notes the sweep's folder; everything else is the command's work."""
+    """The one callback that Hydra calls: it leaves what the jobs share, and notes where a sweep was written."""
+
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        folder = Path(str(config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        if _launch is not None:
+            write_json(folder / SWEEP, {"version": 1, "started": _now(), **asdict(_launch)})
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        ended.append(Path(str(config.hydra.sweep.dir)))
+        _swept.append(Path(str(config.hydra.sweep.dir)))
+
+
+def describe(outcome: Outcome) -> str:
+    """How a job ended, in a few words."""
+    if outcome.status == "done":
+        return "reused" if outcome.reused else f"done in {outcome.seconds:.1f} s"
+    return f"{outcome.status} ({outcome.error})" if outcome.error else outcome.status
+
+
+def _tell(folder: Path, jobs: int | None, progress: Progress) -> list[Outcome]:
+    """One line a job of a sweep, read from what it left; its outcomes."""
+    paths = sorted(folder.rglob(RECORD), key=lambda path: (len(path.parent.name), path.parent.name))
+    outcomes: list[Outcome] = []
+    lines: list[str] = []
+    for path in paths:
+        record = read_record(path)
+        outcome = Outcome.of(record)
+        outcomes.append(outcome)
+        title = " ".join(str(item) for item in record.get("overrides") or ()) or "the defaults"
+        lines.append(f"  {path.parent.name}: {title}: {describe(outcome)}")
+    lost = max(0, (jobs or 0) - len(paths))
+    outcomes += [Outcome("failed", "left no record", (), 0.0)] * lost
+    if lost:
+        lines.append(f"  {lost} left no record: not started, or killed before its first line")
+    counts = Counter("reused" if outcome.reused else outcome.status for outcome in outcomes)
+    progress.say(f"jobs of {folder}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    for line in lines:
+        progress.say(line)
+    return outcomes
+
+
+def _read_launch(folder: Path) -> Launch:
+    found = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
+    return Launch(found["command"], found["jobs"], found["cwd"])
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _new_folder(root: Path) -> str:
+    """The name of a folder made for this run, by the time; with a number where another run of this second has it."""
+    name = first = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in itertools.count(2):
+        try:
+            (root / name).mkdir(parents=True)
+            return name
+        except FileExistsError:
+            name = f"{first}_{number}"
+        except OSError as error:
+            raise SettingsError.at("multirun", root.absolute(), f"cannot be written ({error.strerror})") from error
+    raise AssertionError("unreachable")

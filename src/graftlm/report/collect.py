@@ -22,7 +22,7 @@ from graftlm.errors import ReportError
 from graftlm.report.records import Artifacts, Run, mapping, number, read_run
 
 # choices that say where a job ran or what wrote it down, not what it is
-_IDLE_CHOICES = {"logger", "debug", "experiment", "trainer"}
+_IDLE_CHOICES = {"logger", "sweep", "launch", "debug", "experiment", "trainer"}
 _SEEDS = ("pretrain.seed", "finetune.seed")
 _DONOR_SIDE = ("pretrain.", "mask.")
 _ARM_SIDE = (*_DONOR_SIDE, "transfer.")

@@ -1,0 +1,65 @@
+"""The command line of `run` and `plan`: overrides and the few flags of Hydra that matter, and the help on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from graftlm.compose import GROUPS, Words, config_folder, first_comment
+from graftlm.errors import SettingsError
+
+# flags of Hydra that show something and run nothing
+_SHOW = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p", "--shell-completion", "-sc")
+
+
+def parse_words(arguments: Sequence[str]) -> Words:
+    """Take a Hydra command line apart. Flags that we do not know are left to Hydra, which knows them."""
+    overrides: list[str] = []
+    folders: list[str] = []
+    shown: list[str] = []
+    multirun = False
+    items = iter(arguments)
+    for item in items:
+        name, equals, value = item.partition("=")
+        if item in ("-m", "--multirun"):
+            multirun = True
+        elif name in ("--config-dir", "-cd"):
+            folder = value if equals else next(items, "")
+            if not Path(folder).is_dir():
+                raise SettingsError.at(name, folder, "no such folder", "give the folder of your own config groups")
+            folders.append(folder)
+        elif name in _SHOW:
+            takes_value = name in ("--cfg", "-c", "--info", "-i", "--package", "-p")
+            shown += [item, next(items, "")] if takes_value and not equals else [item]
+        elif item.startswith("-"):
+            raise SettingsError.at("option", item, "is not known", "graftlm run --help lists the options")
+        else:
+            overrides.append(item)
+    return Words(tuple(overrides), multirun, tuple(folders), tuple(shown))
+
+
+def run_help(command: str, about: str) -> str:
+    folder = config_folder()
+    lines = [
+        f"usage: graftlm {command} [-m] [group=choice ...] [setting=value ...]",
+        "",
+        about,
+        "",
+        "groups and their choices:",
+    ]
+    for group in GROUPS:
+        lines.append(f"  {group}")
+        for path in sorted((folder / group).glob("*.yaml")):
+            lines.append(f"    {path.stem:<12} {first_comment(path)}")
+    lines += [
+        "",
+        "settings are reached by path: pretrain.max_steps=500 finetune.seed=2 mask.ratio=0.3 data.train=[my.jsonl]",
+        "several values make a sweep: -m transfer=none,calibrated finetune.seed=1,2,3",
+        "",
+        "options:",
+        "  -m, --multirun     run every combination of the values given",
+        "  --cfg job          show the configuration that would run, and stop",
+        "  --config-dir DIR   a folder of your own config groups (DIR/transfer/mine.yaml: transfer=mine)",
+        "  --hydra-help       the options of Hydra itself",
+    ]
+    return "\n".join(lines)
