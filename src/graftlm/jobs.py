@@ -23,6 +23,7 @@ from graftlm.store import Store, write_json
 RECORD = "job.json"
 RUNNING = "running"  # the status of a job that has not ended
 ENDED_WELL = ("done", "pruned")
+_TRAINED = ("pretrain", "finetune")  # stages that take several devices
 _FINGERPRINTS = Fingerprints()  # one a process: a sweep reads its checkpoints once
 _verified: set[str] = set()  # artifacts whose content this process has made or checked
 
@@ -42,13 +43,17 @@ class Labels:
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage gets: settings, the artifacts it builds on, its own unfinished folder, and whom to tell."""
+    """What a stage gets: settings, the artifacts it builds on, its own unfinished folder, and whom to tell.
+
+    `leader`: of the processes that run a stage on several devices, the one that writes.
+    """
 
     settings: Settings
     inputs: Mapping[str, Path]
     work: Path
     progress: Progress
     labels: Labels
+    leader: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,13 @@ def _run_stages(job: Job, folder: Path, sweep: str, progress: Progress, stages: 
                 if name not in _verified:
                     store.verify(by_key[name])
                     _verified.add(name)
-            run = import_module(f"graftlm.stages.{stage}").run
-            run(StageContext(settings, dict(inputs), work, progress, labels))
+            context = StageContext(settings, dict(inputs), work, progress, labels)
+            if settings.trainer.devices > 1 and stage in _TRAINED:
+                from graftlm.stages.devices import run_on_devices
+
+                run_on_devices(stage, context)
+            else:
+                import_module(f"graftlm.stages.{stage}").run(context)
 
         path, reused = store.obtain(key, build, progress)
         if not reused:

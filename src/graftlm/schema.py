@@ -254,12 +254,16 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """Where and how the training runs: handed to `pytorch_lightning.Trainer`."""
+    """Where and how the training runs: handed to `pytorch_lightning.Trainer`.
+
+    devices: of this machine, for one job; they share each micro-batch, so that a step is the same step on any number.
+    strategy: for several devices: ddp (auto), or fsdp, which needs GPUs.
+    """
 
     name: str = setting("auto", outcome=False)
     accelerator: str = setting("auto", outcome=False)
-    devices: int | str = setting(1, outcome=False)
-    strategy: str = setting("auto", outcome=False)
+    devices: int = setting(1, at_least=1, outcome=False)
+    strategy: Literal["auto", "ddp", "fsdp"] = setting("auto", outcome=False)
     precision: str = "32-true"
     accumulate: int = setting(1, at_least=1)
     num_workers: int = setting(0, at_least=0, outcome=False)
@@ -270,9 +274,8 @@ class TrainerSettings:
         known = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
         if self.precision not in known:
             yield Problem(f"{path}.precision", self.precision, "is not known", "one of " + ", ".join(known))
-        if self.devices not in (1, "1"):
-            # more would see more data a step under the same key, and each process would take the store for its own
-            yield Problem(f"{path}.devices", self.devices, "only one device is supported yet", "set it to 1")
+        if self.strategy == "fsdp" and self.accelerator == "cpu":
+            yield Problem(f"{path}.strategy", self.strategy, "needs GPUs", "take ddp, or trainer=fsdp")
         accelerators = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
         if self.accelerator not in accelerators:
             yield Problem(f"{path}.accelerator", self.accelerator, "is not known", "one of " + ", ".join(accelerators))

@@ -37,15 +37,21 @@ class Sink(Protocol):
 
 
 class Tracker:
-    """Metrics of one stage. `counters` tells examples and tokens seen, which go with every line."""
+    """Metrics of one stage. `counters` tells examples and tokens seen, which go with every line.
 
-    def __init__(self, folder: Path, sinks: Sequence[Sink], progress: Progress):
+    `writes`: False in a process that only computes, beside the one that tells.
+    """
+
+    def __init__(self, folder: Path, sinks: Sequence[Sink], progress: Progress, writes: bool = True):
         self._path = folder / METRICS
+        self._writes = writes
         self._sinks = list(sinks)
         self._progress = progress
 
     def rewind(self, step: int) -> float:
         """Drop lines of a run that was killed after its last checkpoint; returns the seconds spent until there."""
+        if not self._writes:
+            return 0.0
         kept = [line for line in read_metrics(self._path) if line["step"] <= step] if self._path.exists() else []
         with self._path.open("w", encoding="utf-8") as handle:
             handle.writelines(json.dumps(line) + "\n" for line in kept)
@@ -53,6 +59,8 @@ class Tracker:
 
     def log(self, metrics: Mapping[str, float], step: int, counters: Mapping[str, float]) -> None:
         """One line: the step (optimiser steps done), the counters and the metrics. A NaN is written as null."""
+        if not self._writes:
+            return
         clean = {name: float(value) for name, value in metrics.items()}
         line = {"step": step, **counters, **{n: v if math.isfinite(v) else None for n, v in clean.items()}}
         with self._path.open("a", encoding="utf-8") as handle:
@@ -136,9 +144,9 @@ def tracker(context: StageContext) -> Iterator[Tracker]:
     """The tracker of a stage; closed with exit code 1 where the stage fails."""
     sinks: list[Sink] = []
     logger = context.settings.logger
-    if logger.kind == "wandb" and logger.mode != "disabled":
+    if logger.kind == "wandb" and logger.mode != "disabled" and context.leader:
         sinks += _start_wandb(context)
-    opened = Tracker(context.work, sinks, context.progress)
+    opened = Tracker(context.work, sinks, context.progress, writes=context.leader)
     try:
         yield opened
     except BaseException:

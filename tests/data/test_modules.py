@@ -116,12 +116,30 @@ def test_modules_pickle_for_spawned_workers(seq2seq: Seq2SeqDataModule, mlm: Mlm
         assert equal(pickle.loads(pickle.dumps(module)).train_batch(7), module.train_batch(7))
 
 
-def test_sampler_of_several_devices() -> None:
+def test_a_resumed_sampler_is_as_long_as_the_whole_run() -> None:
     assert list(From(0, 4)) == [0, 1, 2, 3]
     assert list(From(3, 4)) == [3]
     assert len(From(3, 4)) == 4
-    both = [list(From(1, 3, rank, 2)) for rank in (0, 1)]
-    assert both == [[2, 4], [3, 5]]
+
+
+def labels_of(batch: Any) -> list[int]:
+    return sorted(label for label in batch["labels"].flatten().tolist() if label != -100)
+
+
+@pytest.mark.parametrize("world", [2, 3, 50])
+@pytest.mark.parametrize("kind", ["seq2seq", "mlm"])
+def test_devices_share_a_micro_batch(request: pytest.FixtureRequest, kind: str, world: int) -> None:
+    """Each label counts on one device, once; the weights make the mean over devices the mean over the whole."""
+    module = request.getfixturevalue(kind)
+    whole = module.train_batch(5)
+    shares = [module.train_batch(5, rank, world) for rank in range(world)]
+    assert sum(share["weight"] for share in shares) == pytest.approx(world)
+    assert sorted(label for share in shares if share["weight"] for label in labels_of(share)) == labels_of(whole)
+    for share in shares:
+        assert (share["tokens"], share["examples"]) == (whole["tokens"], whole["examples"])
+        assert labels_of(share), "a device without a label would have no loss"
+        if share["weight"]:
+            assert share["weight"] == pytest.approx(len(labels_of(share)) * world / len(labels_of(whole)))
 
 
 def test_pair_batches(seq2seq: Seq2SeqDataModule, corpus: Any) -> None:

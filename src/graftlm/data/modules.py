@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,16 +51,16 @@ class Numbered(Dataset[Batch]):
 
 
 class From(Sampler[int]):
-    """The numbers `start * world + rank, …` of one device; its length is that of the whole run.
+    """The numbers from `start` on; its length is that of the whole run.
 
     Lightning resumes inside an epoch with its own count of batches, and takes the length as the end of it.
     """
 
-    def __init__(self, start: int, total: int, rank: int = 0, world: int = 1):
-        self._start, self._total, self._rank, self._world = start, total, rank, world
+    def __init__(self, start: int, total: int):
+        self._start, self._total = start, total
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self._start * self._world + self._rank, self._total * self._world, self._world))
+        return iter(range(self._start, self._total))
 
     def __len__(self) -> int:
         return self._total
@@ -105,21 +106,25 @@ class _Numbered(pl.LightningDataModule, ABC):  # type: ignore[misc]
     def __init__(self, settings: TrainerSettings):
         super().__init__()
         self.settings = settings
-        self.world = 1
 
     @abstractmethod
-    def train_batch(self, number: int) -> Batch:
-        """Micro-batch `number` of the training."""
+    def train_batch(self, number: int, rank: int = 0, world: int = 1) -> Batch:
+        """Micro-batch `number` of the training, or the share of one of several devices.
+
+        A share is every `world`-th row. `examples` and `tokens` count the whole micro-batch; `weight` is what the mean
+        loss of a share counts times, so that the mean over the devices is the mean over the whole.
+        """
 
     @abstractmethod
     def val_batch(self, number: int) -> Batch:
         """Validation batch `number`."""
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        rank, self.world = self._place()
+        rank, world = self._place()
         start = self.trainer.global_step * self.settings.accumulate if self.trainer is not None else 0
         total = self.steps * self.settings.accumulate
-        return self._loader(Numbered(self.train_batch, total * self.world), From(start, total, rank, self.world))
+        make = partial(self.train_batch, rank=rank, world=world)
+        return self._loader(Numbered(make, total), From(start, total))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         rank, world = self._place()
@@ -148,7 +153,7 @@ class MlmDataModule(_Numbered):
     """Batches of masked text.
 
     A batch: `input_ids` [B, L], `attention_mask` [B, L], `positions` [M] (places of the chosen tokens in the flattened
-    batch), `labels` [M] (what stood there), `number`, `ratio`, `examples`, `tokens` (without padding).
+    batch), `labels` [M] (what stood there), `number`, `ratio`, `weight`, `examples`, `tokens` (without padding).
     """
 
     def __init__(self, corpus: Corpus, pretrain: PretrainSettings, mask: MaskSettings, trainer: TrainerSettings):
@@ -174,14 +179,18 @@ class MlmDataModule(_Numbered):
         self._val_batches = cut(rows, held_out.length + 2, pretrain.batch_tokens)
         self.val_batches = len(self._val_batches)
 
-    def train_batch(self, number: int) -> Batch:
-        """Micro-batch `number` of the training."""
+    def train_batch(self, number: int, rank: int = 0, world: int = 1) -> Batch:
         rows = self.plan.indices(number)
         ids = self._padded("train", rows)
-        ratio = ratio_at(self.mask, number // (self.settings.accumulate * self.world), self.steps)
+        ratio = ratio_at(self.mask, number // self.settings.accumulate, self.steps)
         rng = np.random.default_rng((self.pretrain.seed, _MASK_STREAM, number))
-        masked, chosen = mask_batch(ids, self.vocabulary, self.mask, rng, ratio)
-        return {**self._batch(ids, masked, chosen), "number": number, "ratio": ratio}
+        masked, chosen = mask_batch(ids, self.vocabulary, self.mask, rng, ratio)  # the same masks for any number
+        batch = {**self._batch(ids, masked, chosen), "number": number, "ratio": ratio, "weight": 1.0}
+        if world == 1:
+            return batch
+        share, weight = share_of(chosen.sum(axis=1), rank, world)
+        whole = {name: batch[name] for name in ("examples", "tokens")}
+        return {**batch, **self._batch(ids[share], masked[share], chosen[share]), **whole, "weight": weight}
 
     def val_batch(self, number: int) -> Batch:
         """Validation batch `number`: always the same rows and masks."""
@@ -217,9 +226,9 @@ class Seq2SeqDataModule(_Numbered):
     """Batches of pairs.
 
     A batch: `input_ids`, `attention_mask` [B, S], `decoder_input_ids`, `labels` [B, T] (padding: -100), `number`,
-    `examples`, `tokens` (of source and target, without padding). A validation batch has besides `shuffled_input_ids`,
-    `shuffled_attention_mask` (for each row the source of another), `target_langs`, `references` (texts) and `generate`
-    (which rows belong to the subset that is generated).
+    `weight`, `examples`, `tokens` (of source and target, without padding). A validation batch has besides
+    `shuffled_input_ids`, `shuffled_attention_mask` (for each row the source of another), `target_langs`, `references`
+    (texts) and `generate` (which rows belong to the subset that is generated).
     """
 
     def __init__(self, corpus: Corpus, finetune: FinetuneSettings, trainer: TrainerSettings):
@@ -241,10 +250,13 @@ class Seq2SeqDataModule(_Numbered):
         self.val_batches = len(self._val_batches)
         self._references = [pair.target for pair in corpus.pairs("validation")]
 
-    def train_batch(self, number: int) -> Batch:
-        """Micro-batch `number` of the training."""
-        rows = self.plan.indices(number)
-        return {**self._pairs["train"].batch(rows), "number": number}
+    def train_batch(self, number: int, rank: int = 0, world: int = 1) -> Batch:
+        rows, pairs = self.plan.indices(number), self._pairs["train"]
+        if world == 1:
+            return {**pairs.batch(rows), "number": number, "weight": 1.0}
+        share, weight = share_of(pairs.target_lengths[rows], rank, world)
+        whole = {"examples": len(rows), "tokens": pairs.tokens(rows)}
+        return {**pairs.batch(rows[share]), **whole, "number": number, "weight": weight}
 
     def val_batch(self, number: int) -> Batch:
         """Validation batch `number`: always the same rows, with the same wrong sources."""
@@ -278,6 +290,11 @@ class PairRows:
     def labels(self, row: int) -> list[int]:
         return self.format.target(self.targets[row].tolist(), self.target_langs[row], self._cuts[1])
 
+    def tokens(self, rows: Rows) -> int:
+        """Tokens of some rows, source and target, as they stand in a batch."""
+        sources = np.minimum(self.sources.lengths[rows] + 2, self._cuts[0])
+        return int(sources.sum() + self.target_lengths[rows].sum())
+
     def batch(self, rows: Sequence[int] | Rows) -> Batch:
         """`input_ids`, `attention_mask`, `decoder_input_ids`, `labels`, `examples`, `tokens` of some rows."""
         sources = [self.source(int(row)) for row in rows]
@@ -296,6 +313,18 @@ class PairRows:
         """The sources of `others` under the language codes of `rows`: (ids, attention mask)."""
         wrong = [self.source(other, self.source_langs[int(row)]) for row, other in zip(rows, others, strict=True)]
         return pad_sources(wrong, self.format.pad_id)
+
+
+def share_of(labels: npt.NDArray[np.integer], rank: int, world: int) -> tuple[Rows, float]:
+    """The rows of one of several devices, given the labels of each row, and what its mean loss counts times.
+
+    A device that would have no label computes a row of another for nothing: all must take part in each exchange.
+    """
+    share = np.arange(rank, len(labels), world)
+    counted = int(labels[share].sum())
+    if not counted:
+        return np.asarray([int(labels.argmax())]), 0.0
+    return share, counted * world / int(labels.sum())
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

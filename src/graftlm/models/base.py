@@ -9,11 +9,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import FSDPStrategy
 
 from graftlm.errors import TrainingError
 from graftlm.models.optim import Part, build_optimizer, freeze
 from graftlm.schema import OptimSettings
 
+_RANKS = 2**40  # the units that one device drops are not those of another
 _STREAMS = 1_000_003  # keeps the seeds of two runs apart for as many micro-batches
 
 
@@ -25,6 +27,7 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
     """
 
     stage = ""  # of the settings, to name in an error
+    freezes = False  # whether some parts are not trained from the first step on
 
     def __init__(self, model: Any, settings: OptimSettings):
         super().__init__()
@@ -51,6 +54,10 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
 
     def on_fit_start(self) -> None:
         self.model.train()  # from_pretrained leaves eval mode, and Lightning keeps what it finds
+        if self.trainer.world_size > 1:
+            # DDP shares parameters at its start, but buffers (the graft's output bias) only if it does so each step
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def on_train_start(self) -> None:
         self.model.train()
@@ -61,7 +68,8 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
         A checkpoint does not hold the state of torch's generator. With a seed for each micro-batch a resumed run drops
         the same units as one that was never stopped, whatever was drawn in between (validation, generation).
         """
-        torch.manual_seed((self.settings.seed * _STREAMS + int(batch["number"])) % 2**63)
+        stream = self.settings.seed * _STREAMS + int(batch["number"]) + self.global_rank * _RANKS
+        torch.manual_seed(stream % 2**63)
         freeze(self._parts or (), self.global_step)
 
     @abstractmethod
@@ -74,7 +82,8 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
         Raises:
             TrainingError: the loss is not a number.
         """
-        value = float(loss.detach())
+        loss = loss * batch["weight"] if self.trainer.world_size > 1 else loss
+        value, flops = self._over_devices(float(loss.detach()), self.step_flops(batch))
         rate = self.optimizers().param_groups[0]["lr"]
         if not math.isfinite(value):
             raise TrainingError.at(
@@ -83,12 +92,30 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
                 f"the loss of step {self.global_step} is {value} (the rate there: {rate:.3g})",
                 f"lower {self.stage}.lr, raise {self.stage}.warmup, or set {self.stage}.grad_clip=1",
             )
-        self.examples_seen += batch["examples"] * self.trainer.world_size
-        self.tokens_seen += batch["tokens"] * self.trainer.world_size
-        self.flops_spent += self.step_flops(batch) * self.trainer.world_size
+        self.examples_seen += batch["examples"]
+        self.tokens_seen += batch["tokens"]
+        self.flops_spent += flops
         self.log("train/loss", value, on_step=True, on_epoch=False, batch_size=1)
         self.log("train/lr", rate, on_step=True, on_epoch=False, batch_size=1)
         return loss
+
+    def _over_devices(self, loss: float, flops: int) -> tuple[float, int]:
+        """The mean loss and the operations of a step over all devices."""
+        world = self.trainer.world_size
+        if world == 1:
+            return loss, flops
+        values = torch.tensor([loss / world, float(flops)], dtype=torch.float64, device=self.device)
+        loss, spent = self.trainer.strategy.reduce(values, reduce_op="sum").tolist()
+        return loss, int(spent)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if isinstance(self.trainer.strategy, FSDPStrategy) and gradient_clip_val:
+            # each process holds a part of every gradient, so only FSDP itself knows the norm
+            self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
+            return
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seen"] = {

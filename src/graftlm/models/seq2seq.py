@@ -33,10 +33,12 @@ class Seq2SeqModule(StageModule):
         super().__init__(model, finetune)
         self.finetune = finetune
         self.transfer = transfer
+        frozen = (transfer.encoder_rate()[1], transfer.freeze_embeddings, transfer.freeze_decoder)
+        self.freezes = any(share > 0 for share in frozen)
         self.tokenizer = tokenizer
         self.format = HostFormat.from_tokenizer(tokenizer)
         self.samples: list[dict[str, str]] = []
-        self._to_generate: list[tuple[list[int], str, str]] = []
+        self._to_generate: list[tuple[int, list[int], str, str]] = []
 
     def parts(self) -> list[Part]:
         return host_parts(self.model, self.transfer, self.finetune.max_steps)
@@ -59,7 +61,8 @@ class Seq2SeqModule(StageModule):
             if wanted:
                 length = int(batch["attention_mask"][place].sum())
                 source = batch["input_ids"][place, :length].tolist()
-                self._to_generate.append((source, batch["target_langs"][place], batch["references"][place]))
+                row = (batch_idx, source, batch["target_langs"][place], batch["references"][place])
+                self._to_generate.append(row)
 
     def on_validation_epoch_end(self) -> None:
         tokens = max(self.total("tokens"), 1.0)
@@ -67,13 +70,23 @@ class Seq2SeqModule(StageModule):
         self.log_value("val/loss", right)
         self.log_value("val/loss_shuffled", shuffled)
         self.log_value("val/gap", shuffled - right)
+        self._gather()
         if self._to_generate:
             self._generate()
+
+    def _gather(self) -> None:
+        """Every device writes all texts that are wanted, in the order of a single one."""
+        world = self.trainer.world_size
+        if world > 1:
+            found: list[Any] = [None] * world
+            mine = [(number * world + self.trainer.global_rank, *rest) for number, *rest in self._to_generate]
+            torch.distributed.all_gather_object(found, mine)
+            self._to_generate = sorted((row for rows in found for row in rows), key=lambda row: row[0])
 
     def _generate(self) -> None:
         from sacrebleu import corpus_chrf
 
-        sources, langs, references = (list(column) for column in zip(*self._to_generate, strict=True))
+        _, sources, langs, references = (list(column) for column in zip(*self._to_generate, strict=True))
         written = generate_by_language(
             self.model, self.format, sources, langs, num_beams=1, max_new_tokens=self.finetune.max_target_length
         )

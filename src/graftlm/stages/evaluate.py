@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from typing import Any
@@ -29,7 +30,8 @@ def run(context: StageContext) -> None:
     settings = context.settings
     begun = time.monotonic()
     corpus = Corpus(context.inputs["corpus"])
-    device = make_trainer(settings.trainer, logger=False).strategy.root_device
+    one = dataclasses.replace(settings.trainer, devices=1, strategy="auto")
+    device = make_trainer(one, logger=False).strategy.root_device
     folder = context.inputs["finetune"] / "model"
     kind = str(read_config(str(folder), None, "store.dir").get("model_type"))
     model = load_model(model_class(kind), str(folder), None, kind, "store.dir").to(device).eval()

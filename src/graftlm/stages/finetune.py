@@ -63,6 +63,9 @@ def run(context: StageContext) -> None:
         data = Seq2SeqDataModule(corpus, settings.finetune, settings.trainer)
         label = f"finetune {settings.transfer.name} seed {settings.finetune.seed}"
         cost = fit(context, module, data, settings.finetune, track, label, callbacks=[graft], early_validation=True)
+        if not context.leader:
+            return
+        host = module.model
         transfer = json.loads(report.read_text(encoding="utf-8"))
         cost["graft_seconds"] = round(float(transfer["seconds"]), 3)
         cost["graft_flops"] = transfer.get("flops", 0)

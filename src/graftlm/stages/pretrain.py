@@ -34,6 +34,9 @@ def run(context: StageContext) -> None:
             data = MlmDataModule(corpus, settings.pretrain, settings.mask, settings.trainer)
             cost = fit(context, module, data, settings.pretrain, track, f"pretrain {settings.mask.name}")
             track.summary({f"cost/{name}": value for name, value in cost.items()})
+            donor = module.model if wrapped is None else donor
+    if not context.leader:
+        return
     if wrapped is not None:
         adapters.save(wrapped, context.work / adapters.FOLDER)
         adapters.merge(donor)

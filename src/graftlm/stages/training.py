@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 import transformers
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
 
 from graftlm.console import Advance, Progress
 from graftlm.errors import SettingsError
@@ -188,6 +191,7 @@ def fit(
         context.progress.say(f"{label}: going on from step {step}")
     trainer = make_trainer(
         trainer_settings,
+        module.freezes,
         max_steps=optim.max_steps,
         gradient_clip_val=optim.grad_clip or None,
         val_check_interval=_NEVER,
@@ -196,6 +200,7 @@ def fit(
         log_every_n_steps=min(10, optim.val_interval),
         callbacks=[
             *callbacks,
+            *([Gather(module.model)] if trainer_settings.strategy == "fsdp" else []),
             clock,
             Validate(validation_steps(optim, early_validation)),
             ShowProgress(context.progress, label),
@@ -220,8 +225,10 @@ def fit(
     }
 
 
-def make_trainer(settings: TrainerSettings, **options: Any) -> pl.Trainer:
+def make_trainer(settings: TrainerSettings, freezes: bool = False, **options: Any) -> pl.Trainer:
     """A Lightning trainer on the devices that are set.
+
+    `freezes`: some parameters get no gradient for a while.
 
     Raises:
         SettingsError: they are not there.
@@ -233,7 +240,7 @@ def make_trainer(settings: TrainerSettings, **options: Any) -> pl.Trainer:
             return pl.Trainer(
                 accelerator=settings.accelerator,
                 devices=settings.devices,
-                strategy=settings.strategy,
+                strategy=_strategy(settings, freezes),
                 precision=settings.precision,  # type: ignore[arg-type]
                 accumulate_grad_batches=settings.accumulate,
                 detect_anomaly=settings.detect_anomaly,
@@ -248,6 +255,35 @@ def make_trainer(settings: TrainerSettings, **options: Any) -> pl.Trainer:
         raise _device_error(settings, error) from error
     except pl.utilities.exceptions.MisconfigurationException as error:
         raise _device_error(settings, error) from error
+
+
+def _strategy(settings: TrainerSettings, freezes: bool) -> Any:
+    """Lightning's strategy. All wait while rank 0 grafts, which may take long."""
+    patience = timedelta(hours=12)
+    if settings.strategy == "fsdp":
+        return FSDPStrategy(state_dict_type="full", sync_module_states=True, timeout=patience)
+    if settings.devices > 1:
+        # no buffer changes in training, and devices validate different numbers of batches
+        return DDPStrategy(find_unused_parameters=freezes, broadcast_buffers=False, timeout=patience)
+    return "auto"
+
+
+class Gather(Callback):
+    """After training under FSDP, the whole model on rank 0; the module's own parameters are parts of it."""
+
+    def __init__(self, model: Any):
+        self._shell = copy.deepcopy(model).to("meta")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        state = trainer.strategy.lightning_module_state_dict()
+        if trainer.is_global_zero:
+            own = {name.removeprefix("model."): value.cpu() for name, value in state.items()}
+            self._shell.load_state_dict(own, assign=True)
+            self._shell.tie_weights()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            pl_module.model = self._shell
 
 
 def _device_error(settings: TrainerSettings, error: Exception) -> SettingsError:

@@ -68,13 +68,13 @@ class TransferCallback(pl.Callback):
         self.report: TransferReport | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Every rank does the same work: it is deterministic. Rank zero writes."""
+        """Rank 0 grafts; on the others the host gets the same parts, and the weights when the strategy shares them."""
         if stage != "fit" or self.report is not None:
             return
         import torch
 
         with torch.random.fork_rng(devices=[]):  # loading a model draws numbers too
-            if self.resuming or trainer.ckpt_path is not None:
+            if self.resuming or trainer.ckpt_path is not None or not trainer.is_global_zero:
                 for _, step in build_steps(self.strategy.steps, "transfer.steps", []):
                     step.restructure(pl_module.model, self.adapter)
                 return
@@ -95,8 +95,7 @@ class TransferCallback(pl.Callback):
                 base=self.base() if self.base is not None and any_step(self.strategy, "needs_base") else None,
                 adapter=self.adapter,
             )
-        if trainer.is_global_zero:
-            self.report.write(self.report_path)
+        self.report.write(self.report_path)
 
     def _donor(self) -> tuple[Any, Any]:
         if self.donor_path is None or not self.strategy.steps:
