@@ -45,26 +45,37 @@ class Weights(ABC):
 
 
 class ModelWeights(Weights):
-    """The tensors of a module: parameters and persistent buffers."""
+    """The tensors of a module: parameters and persistent buffers.
+
+    A tensor is looked up in its module each time: one that moves to another device or type gets new buffers, and what
+    was kept here would then be read by nobody.
+    """
 
     def __init__(self, model: nn.Module):
-        self._tensors = dict(model.state_dict(keep_vars=True))
+        tensors: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
         first: dict[int, str] = {}
         # parameters before buffers, as `named_parameters` lists them
-        for name, tensor in [*model.named_parameters(), *self._tensors.items()]:
+        for name, tensor in [*model.named_parameters(), *tensors.items()]:
             first.setdefault(id(tensor), name)
-        self.aliases = {name: first[id(tensor)] for name, tensor in self._tensors.items()}
-        self.shapes = {name: tuple(self._tensors[name].shape) for name in first.values()}
+        self._places: dict[str, tuple[nn.Module, str]] = {}
+        for name in tensors:
+            module, _, own = name.rpartition(".")
+            self._places[name] = model.get_submodule(module), own
+        self.aliases = {name: first[id(tensor)] for name, tensor in tensors.items()}
+        self.shapes = {name: tuple(tensors[name].shape) for name in first.values()}
+
+    def _tensor(self, name: str) -> Tensor:
+        module, own = self._places[name]
+        found: Tensor = getattr(module, own)
+        return found.detach()
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        tensor: Tensor = self._tensors[name].detach()
+        tensor = self._tensor(name)
         return (tensor if start == 0 and stop is None else tensor[start:stop]).float()
 
     def write(self, name: str, value: Tensor) -> None:
-        import torch
-
-        with torch.no_grad():
-            self._tensors[name].copy_(value.to(self._tensors[name]))
+        tensor = self._tensor(name)
+        tensor.copy_(value.to(tensor))
 
 
 def finite(tensor: Tensor) -> bool:
