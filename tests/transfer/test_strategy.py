@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import subprocess
@@ -135,6 +136,34 @@ def test_a_graft_that_transplants_nothing_is_refused_unless_it_is_a_control(
         apply_strategy(TransferSettings("mine", steps=[NAIVE]), *arguments)
     report = apply_strategy(TransferSettings("mine", steps=[NAIVE], control=True), *arguments)
     assert "works no more like" in report.warnings[0]
+
+
+@pytest.mark.parametrize("rough", [True, False])
+def test_an_encoder_that_adds_nothing_to_the_embeddings_is_refused(
+    rough: bool, request: Any, host: Any, donor_tokenizer: Any, host_tokenizer: Any, texts: Any
+) -> None:
+    """On a small model the embeddings alone clear every fixed bar: the layers have to come nearer than they do."""
+    donor = request.getfixturevalue("rough_donor" if rough else "donor")
+    shuffled = [EMBEDDINGS, ENCODER, {"step": "shuffle"}]
+
+    def graft(*steps: Any, ours: Any, **others: Any) -> Any:
+        settings = TransferSettings("mine", steps=list(steps), **others)
+        return apply_strategy(settings, donor, ours, donor_tokenizer, host_tokenizer, texts[20:], texts[:20], False)
+
+    embedded = graft(EMBEDDINGS, ours=copy.deepcopy(host))
+    assert embedded.fidelity["before_layers"] is None
+    report = graft(*shuffled, ours=copy.deepcopy(host), control=True)
+    assert report.fidelity["before_layers"] == pytest.approx(embedded.fidelity["after"])
+    assert "works no more like the donor's than before its layers were carried" in report.warnings[0]
+    with pytest.raises(TransferError, match=r"than before its layers were carried \(cosine [01]\.\d+ → [01]\.\d+, cka"):
+        graft(*shuffled, ours=copy.deepcopy(host))
+    good = graft(EMBEDDINGS, ENCODER, ours=host)
+    assert good.warnings == []
+    assert good.fidelity["before_layers"] == report.fidelity["before_layers"]
+    assert "(before its layers" in good.summary()
+    # a host that works like the donor has nothing to gain
+    again = graft(EMBEDDINGS, ENCODER, ours=host)
+    assert again.fidelity["before"] == pytest.approx(good.fidelity["after"])
 
 
 @pytest.mark.parametrize(("setting", "value"), [("d_model", 16), ("heads", 4), ("ffn", 32)])

@@ -179,6 +179,7 @@ def _transfer(record: dict[str, Any]) -> dict[str, Any]:
             "texts": number(found.get("texts")),
             "tokens": number(found.get("tokens")),
             "before": _numbers(mapping(found.get("before"))),
+            "before_layers": _numbers(mapping(found.get("before_layers"))),
             "after": _numbers(mapping(found.get("after"))),
             "layers": layers,
             "norms": [_numbers(row) for row in rows(found.get("norms"))],

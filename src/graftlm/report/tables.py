@@ -27,6 +27,7 @@ def grafts(arms: Sequence[Arm]) -> list[dict[str, Any]]:
                 "parameters": counts.get("host_parameters", {}),
                 "donor": counts.get("donor", {}),
                 "before": fidelity.get("before", {}),
+                "before_layers": fidelity.get("before_layers", {}),
                 "after": fidelity.get("after", {}),
                 "texts": fidelity.get("texts"),
                 "tensors": tensors[:600],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graftlm.console import Progress, Silent
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # these (a host that worked like the donor before has nothing to gain)
 CLEARLY_BETTER = {"cosine": 0.1, "cka": 0.05}
 ALIKE = {"cosine": 0.9, "cka": 0.8}
+# where the embeddings alone make the encoder nearly alike, its layers must leave at most this share of what is missing
+LEFT = 0.5
+ROUNDING = 1e-5  # of both figures
 
 
 def apply_strategy(
@@ -84,6 +87,12 @@ def apply_strategy(
             vocabulary = align(donor_tokenizer, host_tokenizer)
             held_out = held_out[: strategy.fidelity_texts]
             before = _measure(donor, host, vocabulary, held_out, progress, "before the graft")
+            without: dict[str, Any] | None = None
+
+            def measure_without() -> None:
+                nonlocal without
+                without = _measure(donor, host, vocabulary, held_out, progress, "before the layers")
+
             graft = Graft.of_models(
                 donor,
                 host,
@@ -100,12 +109,12 @@ def apply_strategy(
                 precision=precision,
                 progress=progress,
             )
-            records = run_steps(graft, steps)
+            records = run_steps(graft, steps, measure_without)
             after = _measure(donor, host, vocabulary, held_out, progress, "after the graft") if steps else before
-            fidelity = _joined(before, after)
+            fidelity = _joined(before, after, without)
     if fidelity and any(step.encodes for _, step in steps):
         rescaled = any(step.rescales for _, step in steps)
-        warning = _nothing_transplanted(strategy, fidelity, ("cka",) if rescaled else tuple(CLEARLY_BETTER))
+        warning = _nothing_transplanted(strategy, fidelity, rescaled)
         if rescaled:
             warnings.append(
                 "the encoder's output is rescaled on purpose: cosine and relative error say little, CKA counts"
@@ -174,8 +183,13 @@ def checked_steps(strategy: TransferSettings, donor_config: Any, host_config: An
     return steps
 
 
-def run_steps(graft: Graft, steps: Sequence[tuple[str, Step]]) -> list[StepRecord]:
-    """Apply the steps in order: what each took, in seconds and in operations of its matrix products."""
+def run_steps(
+    graft: Graft, steps: Sequence[tuple[str, Step]], before_layers: Callable[[], None] | None = None
+) -> list[StepRecord]:
+    """Apply the steps in order: what each took, in seconds and in operations of its matrix products.
+
+    `before_layers` is called when all steps in front of the first one that `encodes` are done, if there are any.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     from graftlm.transfer.report import StepRecord, parameters_of
@@ -186,8 +200,11 @@ def run_steps(graft: Graft, steps: Sequence[tuple[str, Step]]) -> list[StepRecor
     flops = [0] * len(steps)
     # what stands before a step that carries the change of pretraining carries the donor as it was before that
     changes = max((index for index, (_, step) in enumerate(steps) if step.needs_base), default=-1)
+    layers = next((index for index, (_, step) in enumerate(steps) if step.encodes), 0)
     for phase in ("prepare", "apply"):
         for index, (name, step) in enumerate(steps):
+            if before_layers is not None and phase == "apply" and 0 < index == layers:
+                before_layers()
             started = time.perf_counter()
             graft.path, graft.step = f"transfer.steps[{index}]", name
             with FlopCounterMode(display=False) as counter:
@@ -215,13 +232,16 @@ def _measure(
         return compare(donor, host, vocabulary, texts)
 
 
-def _joined(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
+def _joined(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, without: dict[str, Any] | None
+) -> dict[str, Any] | None:
     if before is None or after is None:
         return None
     return {
         "texts": after["texts"],
         "tokens": after["tokens"],
         "before": before["last"],
+        "before_layers": without["last"] if without else None,
         "after": after["last"],
         "layers": [
             {"layer": old["layer"], "before": _without_layer(old), "after": _without_layer(new)}
@@ -235,33 +255,56 @@ def _without_layer(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name != "layer"}
 
 
-def _nothing_transplanted(
-    strategy: TransferSettings, fidelity: Mapping[str, Any], told_by: Sequence[str]
-) -> Problem | None:
-    """The problem, if the encoder's output is no closer to the donor's than that of the host before the graft.
+def _nothing_transplanted(strategy: TransferSettings, fidelity: Mapping[str, Any], rescaled: bool) -> Problem | None:
+    """The problem, if the encoder's output is no closer to the donor's than that of the host before the graft, or than
+    that of the host as it was before its layers were carried: its embeddings alone can bring a small model near.
 
-    `told_by`: the figures that tell it.
+    `rescaled`: the output was rescaled on purpose, so that CKA alone tells it.
     """
-    if all((fidelity["after"][name] or 0.0) >= ALIKE[name] for name in told_by):
+    told_by = ("cka",) if rescaled else tuple(CLEARLY_BETTER)
+    before, without, after = (fidelity[when] for when in ("before", "before_layers", "after"))
+    alike = _alike(after, told_by)
+    if not alike and not _gains(before, after, told_by):
+        since, what = before, "before the graft"
+    elif (
+        without is not None
+        # a host that worked like the donor before has nothing to gain, and rescaling costs some of what was gained
+        and not (alike and (rescaled or _alike(before, told_by)))
+        and not _gains(without, after, told_by)
+        and not _completes(without, after, told_by)
+    ):
+        since, what = without, "before its layers were carried"
+    else:
         return None
-    gains = {}
-    for name in told_by:
-        old, new = fidelity["before"][name], fidelity["after"][name]
-        if new is None:
-            gains[name] = float("-inf")
-        else:
-            gains[name] = new - (old if old is not None else 0.0)
-    if min(gains.values()) >= -0.02 and any(gains[name] >= CLEARLY_BETTER[name] for name in told_by):
-        return None
-    figures = ", ".join(
-        f"{name} {_shown(fidelity['before'][name])} → {_shown(fidelity['after'][name])}" for name in CLEARLY_BETTER
-    )
+    figures = ", ".join(f"{name} {_shown(since[name])} → {_shown(after[name])}" for name in CLEARLY_BETTER)
     return Problem(
         "transfer",
         strategy.name,
-        f"the encoder works no more like the donor's than before the graft ({figures})",
+        f"the encoder works no more like the donor's than {what} ({figures})",
         "give it more calibration text, train the donor longer, or declare it a control (transfer.control=true)",
     )
+
+
+def _alike(figures: Mapping[str, Any], told_by: Sequence[str]) -> bool:
+    return all((figures[name] or 0.0) >= ALIKE[name] for name in told_by)
+
+
+def _change(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> float:
+    return float("-inf") if new[name] is None else float(new[name] - (old[name] or 0.0))
+
+
+def _gains(old: Mapping[str, Any], new: Mapping[str, Any], told_by: Sequence[str]) -> bool:
+    """Whether one figure is clearly better and none is worse."""
+    changes = {name: _change(old, new, name) for name in told_by}
+    return min(changes.values()) >= -0.02 and any(changes[name] >= CLEARLY_BETTER[name] for name in told_by)
+
+
+def _completes(old: Mapping[str, Any], new: Mapping[str, Any], told_by: Sequence[str]) -> bool:
+    """Whether one figure lacks at most the share `LEFT` of what it lacked to 1, and none lacks more than before."""
+    lacked = [max(1 - (old[name] or 0.0), ROUNDING) for name in told_by]
+    lacks = [max(1 - (new[name] or 0.0), ROUNDING) for name in told_by]
+    pairs = list(zip(lacked, lacks, strict=True))
+    return all(now <= then for then, now in pairs) and any(now <= max(LEFT * then, ROUNDING) for then, now in pairs)
 
 
 def _shown(value: float | None) -> str:

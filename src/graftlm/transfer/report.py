@@ -198,6 +198,8 @@ class TransferReport:
                 f", {label} {_shown(before.get(name))} → {_shown(after.get(name))}"
                 for label, name in (("CKA", "cka"), ("cosine", "cosine"))
             )
+            if without := self.fidelity.get("before_layers"):
+                line += f" (before its layers {_shown(without.get('cka'))}, {_shown(without.get('cosine'))})"
         return line
 
 
