@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import MBartForConditionalGeneration, XLMRobertaForMaskedLM
 
 from graftlm.cli import main
@@ -282,6 +283,36 @@ def test_what_cannot_be_carried(pretrained: Path, place: Path, host: Any, tmp_pa
     )
     with pytest.raises(TransferError, match=r"is more than a plain LoRA \(LORA, use_dora\)"):
         graft(pretrained, place, host, {"step": "lora"}, adapter=tmp_path)
+
+
+def test_an_adapter_of_another_model_is_refused_in_one_line(
+    pretrained: Path, place: Path, host: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `graftlm transfer --adapter` meets it: wider, deeper, or with a factor that is not there."""
+    (tmp_path / "adapter_config.json").write_bytes((pretrained / "adapter" / "adapter_config.json").read_bytes())
+    tensors = load_file(pretrained / "adapter" / "adapter_model.safetensors")
+    host.save_pretrained(tmp_path / "host")
+    Corpus(place / "corpus").host_tokenizer.save_pretrained(tmp_path / "host")
+
+    def said(changed: dict[str, torch.Tensor]) -> str:
+        save_file(changed, tmp_path / "adapter_model.safetensors")
+        words = ["transfer", "--encoder", str(pretrained / "model"), "--seq2seq", str(tmp_path / "host"),
+                 "--base", str(place / "donor"), "--strategy", "lora", "--adapter", str(tmp_path),
+                 "--out", str(tmp_path / "out"), "transfer.steps=[{step: lora}]"]  # fmt: skip
+        assert main(words) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    wide = {name: torch.zeros(3, 48) if ".lora_A." in name else torch.zeros(48, 3) for name in tensors}
+    error = said(wide)
+    assert f"transfer.adapter={tmp_path}: is the adapter of another model" in error
+    assert re.search(r"has shape \(48, 48\), in the donor \(32, (32|64)\); name the one", error)
+    assert "Traceback" not in error
+    deep = {name.replace(".layer.1.", ".layer.7."): value for name, value in tensors.items()}
+    assert "layer.7" in (error := said(deep))
+    assert "is not in the donor" in error
+    lost = {name: value for name, value in tensors.items() if not (".lora_B." in name and ".layer.0." in name)}
+    assert "has no two factors of rank 3 for roberta.encoder.layer.0." in said(lost)
 
 
 def test_without_peft_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

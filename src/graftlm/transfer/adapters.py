@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from graftlm.schema import AdapterSettings
+    from graftlm.transfer.weights import Weights
 
 FOLDER = "adapter"  # of the pretrain stage's artifact
 _NAME = "default"  # peft's name for the one adapter of a model
@@ -67,15 +68,16 @@ def read(folder: Path, path: str = "transfer.adapter") -> Adapter:
     """The adapter of a folder of peft.
 
     Raises:
-        TransferError: there is none, or it is of a kind that is more than a low-rank change.
+        TransferError: there is none, it is damaged, or it is of a kind that is more than a low-rank change.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "adapter_model.safetensors")
-        kind, rank = str(config["peft_type"]), int(config["r"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        kind, rank, alpha = str(config["peft_type"]), int(config["r"]), float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise TransferError.at(path, folder, f"holds no adapter that can be read ({type(error).__name__})") from error
     odd = [name for name in ("use_dora", "rank_pattern", "alpha_pattern", "lora_bias") if config.get(name)]
     if kind != "LORA" or odd:
@@ -86,9 +88,35 @@ def read(folder: Path, path: str = "transfer.adapter") -> Adapter:
     for name, tensor in tensors.items():
         module, found, _ = name.removeprefix(_PREFIX).partition(".lora_A.")
         if found:
-            maps[module] = (tensor.float(), tensors[name.replace(".lora_A.", ".lora_B.")].float())
-    scaling = float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
+            other = tensors.get(name.replace(".lora_A.", ".lora_B."))
+            if other is None or (tensor.ndim, other.ndim) != (2, 2) or not len(tensor) == other.shape[1] == rank:
+                raise TransferError.at(
+                    path, folder, f"has no two factors of rank {rank} for {module}", "write the adapter again"
+                )
+            maps[module] = (tensor.float(), other.float())
+    scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return Adapter(rank, scaling, float(config.get("lora_dropout") or 0.0), maps)
+
+
+def check_fit(adapter: Adapter, donor: Weights, folder: Path, path: str = "transfer.adapter") -> None:
+    """Whether an adapter is of this donor, by the maps of its layers and their shapes.
+
+    Raises:
+        TransferError: naming the first map that the donor lacks or has in another shape.
+    """
+    for module, (a, b) in adapter.maps.items():
+        if not _LAYER.search(module):
+            continue  # not carried: a head that was trained beside the layers
+        name = f"{module}.weight"
+        have, want = (b.shape[0], a.shape[1]), donor.shape(name) if name in donor else None
+        if have != want:
+            what = f"has shape {have}, in the donor {want}" if want else "is not in the donor"
+            raise TransferError.at(
+                path,
+                folder,
+                f"is the adapter of another model: its {module} {what}",
+                "name the one that was trained beside this donor",
+            )
 
 
 def wrap(donor: Any, settings: AdapterSettings) -> Any:

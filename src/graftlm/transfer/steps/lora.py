@@ -56,6 +56,7 @@ class Lora(Step):
         if self.mode == "train" and graft.host_model is None:
             raise TransferError.at(f"{graft.path}.mode", self.mode, "nothing is trained here", "take merge")
         adapter = adapters.read(Path(graft.adapter))
+        adapters.check_fit(adapter, graft.donor_weights, Path(graft.adapter))
         depths = graft.donor_config.num_hidden_layers, graft.host_config.encoder_layers
         places = self._places(adapter, *depths)
         if not places:
