@@ -97,6 +97,12 @@ MISTAKES = [
         ("names no map",),
     ),
     Mistake(
+        "a change of random weights",
+        (*SMOKE, "model=large", "transfer=delta", "pretrain.max_steps=9", "model.host.checkpoint=null"),
+        "model.host.checkpoint=null",
+        ("the step delta needs a pretrained host, or a step before it that carries what it changes", "name an mBART"),
+    ),
+    Mistake(
         "a change without pretraining",
         (*SMOKE, "model=large", "transfer=delta", "pretrain.max_steps=0"),
         "pretrain.max_steps",

@@ -389,7 +389,7 @@ def _across(settings: Settings) -> Iterator[Problem]:
 
 def _across_transfer(settings: Settings) -> Iterator[Problem]:
     """What a strategy demands of the pair and of the pretrain stage."""
-    from graftlm.transfer.strategy import any_step
+    from graftlm.transfer.strategy import any_step, resolved_steps, unfit_for_random
 
     model, transfer = settings.model, settings.transfer
     if not transfer.needs_donor:
@@ -406,6 +406,8 @@ def _across_transfer(settings: Settings) -> Iterator[Problem]:
     if settings.pretrain.max_steps == 0 and (change or transfer.adapter.rank):
         what = f"the step {change} carries what pretraining changed" if change else "an adapter is to be trained"
         yield Problem("pretrain.max_steps", 0, what, "set it")
-    if model.host.checkpoint is None and (step := any_step(transfer, "needs_pretrained")):
-        reason = f"the step {step} needs a pretrained host"
-        yield Problem("model.host.checkpoint", "null", reason, "name an mBART folder or hub name")
+    if model.host.checkpoint is None and (unfit := unfit_for_random(resolved_steps(transfer))):
+        step, reason = unfit
+        if step != change or model.donor.checkpoint is not None:  # the donor comes first: a host needs one beside it
+            reason = f"the step {step} {reason}"
+            yield Problem("model.host.checkpoint", "null", reason, "name an mBART folder or hub name")

@@ -85,6 +85,11 @@ def test_mistakes_leave_nothing_behind(
         (DataError, "holds 0 texts", dataclasses.replace(built, text=empty)),
         (TransferError, "needed by the step encoder", blind),
         (TransferError, "--base: is needed by the step delta", dataclasses.replace(built, strategy=delta)),
+        (
+            TransferError,
+            "--seq2seq=config: has random weights; the step delta needs a pretrained host, or a step before it",
+            dataclasses.replace(built, strategy=delta, base=donor),
+        ),
         (TransferError, "no such folder", dataclasses.replace(built, adapter=folder / "nowhere")),
         (TransferError, "must be at least the donor's 64", dataclasses.replace(built, seq2seq=str(folder / "host"))),
         (TransferError, "is there already", dataclasses.replace(built, out=folder / "donor")),

@@ -13,7 +13,7 @@ from graftlm.schema import TransferSettings
 from graftlm.transfer import anatomy
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.changes import paired_layers
-from graftlm.transfer.strategy import check_steps
+from graftlm.transfer.strategy import build_steps, check_steps, unfit_for_random
 from graftlm.transfer.vocabulary import align
 from graftlm.transfer.weights import ModelWeights
 
@@ -132,6 +132,38 @@ def test_steps_before_a_change_carry_the_donor_as_it_was(donor: Any, host: Any, 
     assert torch.allclose(host.model.shared.weight[known], middle[rows], atol=1e-6)
     query = (base.state_dict()[maps(0, 0)[0][1]] + donor.state_dict()[maps(0, 0)[0][1]]) / 2
     assert torch.allclose(host.model.encoder.layers[0].self_attn.q_proj.weight, query, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "lacks"),
+    [
+        ([{"step": "delta"}], "delta"),
+        ([{"step": "lora"}], "lora"),
+        ([{"step": "lora", "mode": "train"}], "lora"),
+        ([{"step": "delta", "parts": ["embeddings"]}], "delta"),
+        ([{"step": "embeddings"}, {"step": "delta"}], "delta"),
+        ([{"step": "embeddings"}, {"step": "lora"}, {"step": "denoise"}], "lora"),
+        ([{"step": "embeddings"}, {"step": "delta", "parts": ["embeddings"]}], ""),
+        ([{"step": "embeddings"}, {"step": "encoder"}, {"step": "delta"}], ""),
+        ([{"step": "embeddings"}, {"step": "exact"}, {"step": "lora"}], ""),
+        ([{"step": "naive"}, {"step": "delta"}], ""),
+        ([{"step": "naive"}, {"step": "lora"}], ""),
+    ],
+)
+def test_random_weights_have_nothing_to_change(steps: list[Any], lacks: str) -> None:
+    found = unfit_for_random(build_steps(steps, "s", []))
+    assert (found[0] if found else "") == lacks
+
+
+def test_a_change_of_random_weights_is_refused_before_anything_is_written(
+    donor: Any, host: Any, tokenizers: Any
+) -> None:
+    before = {name: value.clone() for name, value in host.state_dict().items()}
+    settings = TransferSettings(name="mine", steps=[{"step": "delta"}])
+    words = r"transfer=mine: delta needs a pretrained host, or a step before it .*; name model\.host\.checkpoint"
+    with pytest.raises(TransferError, match=words):
+        apply_strategy(settings, shift(donor, 1), host, *tokenizers, [], [], False, base=donor)
+    assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())
 
 
 def test_without_the_earlier_donor_or_fitting_sizes(

@@ -10,7 +10,7 @@ from graftlm.console import Progress, Silent
 from graftlm.errors import Problem, TransferError
 from graftlm.schema import TransferSettings
 from graftlm.transfer.graft import Graft, Step
-from graftlm.transfer.strategy import build_steps, check_compatible
+from graftlm.transfer.strategy import build_steps, check_compatible, unfit_for_random
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Texts
@@ -67,14 +67,12 @@ def apply_strategy(
     progress = progress or Silent()
     begun = time.perf_counter()
     steps = checked_steps(strategy, donor.config if donor is not None else None, host.config)
-    for name, step in steps:
-        if step.needs_base and base is None:
-            reason, remedy = "needs the donor as it was before pretraining", "name model.donor.checkpoint"
-        elif step.needs_pretrained and not host_pretrained:
-            reason, remedy = "needs a pretrained host", "name model.host.checkpoint"
-        else:
-            continue
-        raise TransferError.at("transfer", strategy.name, f"{name} {reason}", remedy)
+    without_base = next((name for name, step in steps if step.needs_base and base is None), None)
+    if without_base:
+        reason = f"{without_base} needs the donor as it was before pretraining"
+        raise TransferError.at("transfer", strategy.name, reason, "name model.donor.checkpoint")
+    if not host_pretrained and (unfit := unfit_for_random(steps)):
+        raise TransferError.at("transfer", strategy.name, " ".join(unfit), "name model.host.checkpoint")
     ledger = Ledger(ModelWeights(donor) if donor is not None else None, ModelWeights(host), host_pretrained)
     records: list[StepRecord] = []
     warnings: list[str] = []

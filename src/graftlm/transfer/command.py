@@ -21,7 +21,7 @@ from graftlm.transfer import adapters
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Step
 from graftlm.transfer.report import TransferReport
-from graftlm.transfer.strategy import build_steps, check_steps
+from graftlm.transfer.strategy import build_steps, check_steps, unfit_for_random
 
 BUILT = "config"
 
@@ -100,9 +100,9 @@ def _steps(request: Request) -> list[tuple[str, Step]]:
             problems.append(Problem("--base", None, reason, "name its folder"))
         if step.needs_adapter and request.adapter is None:
             problems.append(Problem("--adapter", None, f"is needed by the step {name}", "name its folder"))
-        if step.needs_pretrained and request.seq2seq == BUILT:
-            reason = f"has random weights; the step {name} needs a pretrained host"
-            problems.append(Problem("--seq2seq", BUILT, reason, "name its folder"))
+    if request.seq2seq == BUILT and (unfit := unfit_for_random(steps)):
+        reason = f"has random weights; the step {' '.join(unfit)}"
+        problems.append(Problem("--seq2seq", BUILT, reason, "name its folder"))
     if request.adapter is not None and not request.adapter.is_dir():
         problems.append(Problem("--adapter", request.adapter, "no such folder", "name the folder of an adapter"))
     if problems:

@@ -44,7 +44,7 @@ class Step(ABC):
         needs_text: it reads calibration text.
         needs_base: it carries what the pretrain stage changed, and reads the donor as it was before that stage. The
             steps in front of it then carry that earlier donor, or the change would count twice; those behind it read
-            the trained one again.
+            the trained one again. On a host of random weights a step in front has to carry all that it refines.
         needs_pretrained: it makes no sense on a host whose weights are random.
         needs_adapter: it reads the adapter that the pretrain stage trained (`transfer.adapter`).
     """

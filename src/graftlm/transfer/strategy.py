@@ -16,6 +16,7 @@ from typing import Any
 from graftlm.errors import Problem
 from graftlm.fields import build
 from graftlm.schema import TransferSettings
+from graftlm.transfer.anatomy import HOST_WORDS
 from graftlm.transfer.graft import Step
 
 
@@ -106,6 +107,22 @@ def resolved_steps(settings: TransferSettings) -> list[tuple[str, Step]]:
 def any_step(settings: TransferSettings, quality: str) -> str:
     """The first step of a valid strategy of which a class attribute (`needs_base`, …) holds, or an empty string."""
     return next((item["step"] for item in settings.steps if getattr(step_class(item["step"]), quality)), "")
+
+
+def unfit_for_random(steps: Sequence[tuple[str, Step]]) -> tuple[str, str] | None:
+    """Why a strategy makes no sense on a host of random weights: the first step that does not, and the reason.
+
+    That is one with `needs_pretrained`, or one that adds a change to tensors which no step before it has written.
+    """
+    for index, (name, step) in enumerate(steps):
+        if step.needs_pretrained:
+            return name, "needs a pretrained host"
+        before = [pattern for _, earlier in steps[:index] for pattern in (*earlier.writes(), *earlier.refines())]
+        # the words are one tensor of several names in a host that ties them
+        changed = [HOST_WORDS if pattern in HOST_WORDS else (pattern,) for pattern in step.refines()]
+        if step.needs_base and not all(_overlap(names, before) for names in changed):
+            return name, "needs a pretrained host, or a step before it that carries what it changes"
+    return None
 
 
 def check_compatible(
