@@ -106,9 +106,10 @@ def test_languages_of_the_text(tmp_path: Path) -> None:
         {"text": " "},
         {"text": "zwei", "lang": "de_DE"},
         {"text": "?", "lang": "xx"},
+        {"text": "!", "lang": "und"},
     ]
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert read_texts(file) == (["one", "zwei", "?"], ["en_XX", "de_DE", ""])
+    assert read_texts(file) == (["one", "zwei", "?", "!"], ["en_XX", "de_DE", "xx", ""])
     file.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows), encoding="utf-8")
-    assert read_texts(file) == (["one", "zwei", "?"], [])
+    assert read_texts(file) == (["one", "zwei", "?", "!"], [])

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 
+from graftlm.console import Silent
+from graftlm.data.tokenizers import build_host_tokenizer
 from graftlm.errors import TransferError
+from graftlm.models.build import build_host
 from graftlm.models.loss import seq2seq_loss
 from graftlm.schema import TransferSettings
 from graftlm.transfer.apply import apply_strategy
@@ -47,7 +51,9 @@ def test_the_host_learns_to_restore_text_and_the_encoder_stays(
         host_tokenizer=tokenizers[1],
     )
     step = Denoise(steps=40, lr=5e-3, batch_tokens=512, max_length=32)
-    held_out = [Denoise(seed=7, batch_tokens=512, max_length=32)._batches(graft)(number) for number in range(4)]
+    other = Denoise(seed=7, batch_tokens=512, max_length=32)
+    batches = other._batches(graft, other._texts(graft)[0])
+    held_out = [batches(number) for number in range(4)]
 
     def loss() -> float:
         with torch.no_grad():
@@ -89,3 +95,53 @@ def test_text_without_a_known_language_is_refused(rough_donor: Any, host: Any, t
     with pytest.raises(TransferError, match=r"transfer\.steps\[0\]\.language: no calibration text"):
         apply(rough_donor, host, tokenizers, texts, {"step": "denoise", "steps": 2}, languages=[])
     apply(rough_donor, host, tokenizers, texts, {"step": "denoise", "steps": 2, "language": "en_XX"}, languages=[])
+
+
+def test_a_text_in_a_language_that_the_host_lacks_is_left_out_and_said(
+    rough_donor: Any, pieces: Any, donor_tokenizer: Any, texts: Any, model_settings: Any
+) -> None:
+    """The fallback is for texts whose language nobody knows: Afrikaans is no English for want of a code in cc25."""
+    tokenizer = build_host_tokenizer(pieces, "cc25")
+    host = build_host(dataclasses.replace(model_settings, format="cc25"), tokenizer, rough_donor.config)
+    codes = ["de_DE", "af_ZA", "", "tlh"] * (len(texts) // 4)
+    step = Denoise(steps=2, language="en_XX", batch_tokens=256, max_length=32)
+    ledger = Ledger(ModelWeights(rough_donor), ModelWeights(host), False)
+    graft = Graft.of_models(
+        rough_donor,
+        host,
+        align(donor_tokenizer, tokenizer),
+        ledger,
+        calibration=texts[: len(codes)],
+        languages=codes,
+        donor_tokenizer=donor_tokenizer,
+        host_tokenizer=tokenizer,
+    )
+    count = len(codes) // 4
+    kept, left_out = step._texts(graft)
+    assert {lang for _, lang in kept} == {"de_DE", "en_XX"}
+    vocabulary = graft.vocabulary
+    for lang, first in (("de_DE", 0), ("en_XX", 2)):
+        wanted = [
+            vocabulary.to_host(text[at : at + 30]) for text in texts[first : len(codes) : 4] for at in (0, 30, 60, 90)
+        ]
+        ours = [ids.tolist() for ids, code in kept if code == lang]
+        assert ours == [ids.tolist() for ids in wanted if len(ids) >= 4]
+    some = f"{count} in af_ZA, which the host has no code for, {count} in tlh, which the host has no code for"
+    assert left_out == f"texts left out: {some}"
+    alone = dataclasses.replace(step, language=None)._texts(graft)[1]
+    assert alone == f"texts left out: {count} of unknown language, {some}"
+    said: list[str] = []
+
+    class Heard(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    graft.progress = Heard()
+    graft.step = "denoise"
+    step.apply(graft)
+    assert said == [f"denoise: {left_out}"]
+    assert "2 steps of denoising, last loss" in ledger.host["model.shared.weight"].note
+    assert left_out in ledger.host["model.shared.weight"].note
+    graft.languages = ["af_ZA"] * len(codes)
+    with pytest.raises(TransferError, match="no calibration text has a language that the host knows"):
+        step.apply(graft)

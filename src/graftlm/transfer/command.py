@@ -272,8 +272,8 @@ def _host(request: Request, donor: Any, donor_tokenizer: Any) -> tuple[Any, Any]
 def read_texts(path: Path) -> tuple[list[str], list[str]]:
     """The texts of a file, a line each, of a .jsonl file the field `text`; and the mBART code of each.
 
-    The codes come from the field `lang`, in any spelling (`de`, `pt-BR`); "" where it is missing or mBART has no such
-    language. No codes at all where no line has one.
+    The codes come from the field `lang`, in any spelling (`de`, `pt-BR`): "" where it is missing, its own words where
+    mBART has no such language. No codes at all where no line has one.
 
     Raises:
         DataError: it cannot be read, or holds fewer than two texts.
@@ -283,7 +283,9 @@ def read_texts(path: Path) -> tuple[list[str], list[str]]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in lines if line.strip()]
-            lines, codes = [str(row["text"]) for row in rows], [to_code(str(row.get("lang", ""))) or "" for row in rows]
+            named = [str(row.get("lang") or "").strip() for row in rows]
+            lines, codes = [str(row["text"]) for row in rows], [to_code(name) or name for name in named]
+            codes = ["" if code == "und" else code for code in codes]  # ISO 639 for a language that is not determined
     except OSError as error:
         raise DataError.at("--text", path, f"cannot be read: {error.strerror}", "name a file of text") from error
     except UnicodeDecodeError as error:

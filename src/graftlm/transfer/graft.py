@@ -106,7 +106,8 @@ class Graft:
         vocabulary: which row belongs to which.
         ledger: who wrote what.
         calibration: texts as donor ids without special tokens.
-        languages: the mBART code of each calibration text, or "" where it is not known; empty: none is known.
+        languages: the mBART code of each calibration text (the host may lack it), "" where its language is not known,
+            another name where mBART has no code for it; empty: none is known.
         base_weights: the donor before the pretrain stage, for steps with `needs_base`.
         adapter: what the pretrain stage learned beside a frozen donor (a folder of peft), or None.
         donor_tokenizer, host_tokenizer: the tokenizers of both.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +23,8 @@ class Denoise(Step):
     encoder_lr, embeddings_lr: factors on it. With 0 the encoder's layers stay as the graft left them; the embeddings,
         which they read and the output shares, are trained all the same unless theirs is 0 too.
     mask_ratio, span_mean, permute: the noise (`graftlm.data.denoising`).
-    language: the code of texts whose language is not known; without one they are left out.
+    language: the code of texts whose language is not known; without one they are left out, as are texts in a language
+        that the host has no code for. The report says how many.
     """
 
     steps: int = setting(400, at_least=1)
@@ -56,7 +58,10 @@ class Denoise(Step):
         from graftlm.models.optim import build_optimizer, freeze, host_parts
         from graftlm.schema import OptimSettings, TransferSettings
 
-        batches = self._batches(graft)
+        texts, left_out = self._texts(graft)
+        if left_out:
+            graft.progress.say(f"{graft.step}: {left_out}")
+        batches = self._batches(graft, texts)
         host = graft.host
         graft.remember()
         before = {name: graft.current(name) for name in graft.host_weights.shapes}
@@ -94,39 +99,63 @@ class Denoise(Step):
         host.train(was_training)
         assert loss is not None
         note = f"{self.steps} steps of denoising, last loss {float(loss.detach()):.3f}"
+        note += f", {left_out}" if left_out else ""
         for name, old in before.items():
             value = graft.current(name)
             if name in trained and not torch.equal(value, old):
                 graft.refine(name, value, "trained", note)
 
-    def _batches(self, graft: Graft) -> Any:
-        """A function from the number of a step to its batch."""
+    def _texts(self, graft: Graft) -> tuple[list[tuple[Any, str]], str]:
+        """Pieces of text as host ids, each with its language code; and how many texts were left out, in words.
+
+        Raises:
+            TransferError: no text is left.
+        """
+        from collections import Counter
+
         import numpy as np
 
-        from graftlm.data.batches import BatchPlan
-        from graftlm.data.denoising import noised, sentence_ends
         from graftlm.data.languages import to_code
-        from graftlm.data.modules import IGNORED, pad, pad_sources
 
-        format: HostFormat = graft.format
+        known = graft.format.languages
         fallback = to_code(self.language) if self.language else None
-        texts: list[tuple[Any, str]] = []
-        longest = min(self.max_length, int(graft.host_config.max_position_embeddings))
-        size = longest - 2
+        pieces: list[tuple[Any, str]] = []
+        lacking: Counter[str] = Counter()
+        size = self._longest(graft) - 2
         for index, ids in enumerate(graft.calibration):
-            code = graft.languages[index] if index < len(graft.languages) else ""
-            lang = code if code in format.languages else fallback or ""
-            if lang in format.languages:
-                mapped = graft.vocabulary.to_host(np.asarray(ids))
-                pieces = [mapped[start : start + size] for start in range(0, len(mapped), size)]
-                texts += [(piece, lang) for piece in pieces if len(piece) >= 4]
-        if not texts:
+            # what is known to be in another language is not in the fallback's
+            lang = (graft.languages[index] if index < len(graft.languages) else "") or fallback or ""
+            if lang not in known:
+                lacking[lang] += 1
+                continue
+            mapped = graft.vocabulary.to_host(np.asarray(ids))
+            cut = [mapped[start : start + size] for start in range(0, len(mapped), size)]
+            pieces += [(piece, lang) for piece in cut if len(piece) >= 4]
+        if not pieces:
             raise TransferError.at(
                 f"{graft.path}.language",
                 self.language,
                 "no calibration text has a language that the host knows",
                 "give the data's languages, or set it to a code such as en_XX",
             )
+        without = [f"{lacking.pop('')} of unknown language"] if "" in lacking else []
+        others = [f"{count} in {lang}, which the host has no code for" for lang, count in sorted(lacking.items())]
+        left_out = ", ".join([*without, *others])
+        return pieces, f"texts left out: {left_out}" if left_out else ""
+
+    def _longest(self, graft: Graft) -> int:
+        return min(self.max_length, int(graft.host_config.max_position_embeddings))
+
+    def _batches(self, graft: Graft, texts: Sequence[tuple[Any, str]]) -> Any:
+        """A function from the number of a step to its batch."""
+        import numpy as np
+
+        from graftlm.data.batches import BatchPlan
+        from graftlm.data.denoising import noised, sentence_ends
+        from graftlm.data.modules import IGNORED, pad, pad_sources
+
+        format: HostFormat = graft.format
+        longest = self._longest(graft)
         plan = BatchPlan(np.asarray([len(ids) + 2 for ids, _ in texts]), self.batch_tokens, self.seed)
         ends = sentence_ends(graft.host_tokenizer.get_vocab())
 
