@@ -214,6 +214,48 @@ def test_kept_beside_the_weights_it_is_the_same_model_and_merges_away(pretrained
     adapters.merge(host)  # nothing left to do
 
 
+def test_a_trained_adapter_is_accounted_for_as_the_hosts_own(pretrained: Path, place: Path, host: Any) -> None:
+    """Its tensors, what they come from and what they are merged into; and what later steps do to them."""
+    twin, untied = copy.deepcopy(host), copy.deepcopy(host)
+    adapter = adapters.read(pretrained / "adapter")
+    report = graft(pretrained, place, host, {"step": "lora", "mode": "train", "scale": 0.5})
+    entries = {item.name: item for item in report.host_tensors}
+    assert set(entries) == {
+        name.replace(".base_layer.", ".") for name in (*dict(host.named_parameters()), "final_logits_bias")
+    }
+    total = sum(parameter.numel() for parameter in host.parameters()) + host.final_logits_bias.numel()
+    assert sum(report.counts["host_parameters"].values()) == total
+    place_of = {getattr(host_block(layer), name): getattr(donor_block(layer), name)
+                for layer in range(2) for name in ADAPTER.targets}  # fmt: skip
+    assert len(entries) == len(list(twin.parameters())) + 1 + 2 * len(place_of)
+    for ours, theirs in place_of.items():
+        a, b = (entries[f"{ours}.lora_{side}.default.weight"] for side in "AB")
+        assert (a.status, b.status) == ("copied", "mapped")
+        assert a.source == b.source == f"the adapter of {theirs}.weight"
+        assert a.shape == list(adapter.maps[theirs][0].shape)
+        assert a.note == f"A, merged into {ours}.weight when the model is saved"
+        assert b.note.startswith("0.5 x B, merged into")
+        assert torch.equal(host.get_parameter(b.name), 0.5 * adapter.maps[theirs][1])
+        assert "merged into it when the model is saved" in entries[f"{ours}.weight"].note
+    assert "an adapter of 12 tensors (" in report.summary()
+    carried = int(report.summary().split("% of")[0].rsplit(" ", 1)[1])
+    assert carried == round(100 * sum(twin.get_parameter(f"{ours}.weight").numel() for ours in place_of)
+                            / (total - sum(p.numel() for n, p in host.named_parameters() if "lora_" in n)))  # fmt: skip
+    adapters.merge(host)
+    assert {name for name, _ in host.named_parameters()} == {name for name in entries if "lora_" not in name} - {
+        "final_logits_bias"
+    }
+    # a later step trains it, and it is said; one that unties the words finds all its names
+    denoise = {"step": "denoise", "steps": 2, "encoder_lr": 1.0, "language": "en_XX", "max_length": 32}
+    later = graft(pretrained, place, twin, {"step": "lora", "mode": "train"}, denoise)
+    found = {item.name: item for item in later.host_tensors}[f"{host_block(0).query}.lora_B.default.weight"]
+    assert (found.status, found.step) == ("trained", "lora + denoise")
+    apart = graft(pretrained, place, untied, {"step": "lora", "mode": "train"}, {"step": "decoder", "tied": False})
+    assert {"lm_head.weight", f"{host_block(0).query}.lora_A.default.weight", f"{host_block(0).query}.weight"} <= {
+        item.name for item in apart.host_tensors
+    }
+
+
 @pytest.fixture(scope="module")
 def finetuned(pretrained: Path, place: Path, model_settings: Any) -> tuple[Path, Settings]:
     steps = [{"step": "embeddings"}, {"step": "encoder", "tokens": 2000}, {"step": "lora", "mode": "train"}]
@@ -230,6 +272,7 @@ def test_fine_tuning_trains_the_adapter_and_leaves_a_plain_model(
     MBartForConditionalGeneration.from_pretrained(folder / "model")
     grafted = {item["name"]: item for item in json.loads((folder / "transfer.json").read_text())["host_tensors"]}
     assert "kept beside it and trained" in grafted["model.encoder.layers.0.fc2.weight"]["note"]
+    assert grafted["model.encoder.layers.0.fc2.lora_A.default.weight"]["step"] == "lora"
     # what stands beside no adapter is what the graft left, and the adapted maps have moved by a matrix of rank 3
     merged = load_file(pretrained / "model" / "model.safetensors")
     key = donor_block(0).key

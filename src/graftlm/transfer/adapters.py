@@ -149,11 +149,11 @@ def save(wrapped: Any, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card
 
 
-def attach(host: Any, modules: Iterable[str], rank: int, alpha: float, dropout: float) -> dict[str, Any]:
+def attach(host: Any, modules: Iterable[str], rank: int, alpha: float, dropout: float) -> None:
     """Give linear maps of an mBART's encoder adapters in place, and freeze the rest of the encoder.
 
-    The shared embeddings and the decoder are trained as before. Returns the new module of each name. An adapter that
-    was just attached changes nothing; a second call on the same host does nothing.
+    The shared embeddings and the decoder are trained as before. An adapter that was just attached changes nothing; a
+    second call on the same host does nothing.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -167,16 +167,11 @@ def attach(host: Any, modules: Iterable[str], rank: int, alpha: float, dropout: 
                 parameter.requires_grad_(id(parameter) in trained and not name.startswith("model.encoder."))
         for name in modules:
             host.get_submodule(name).train(host.training)
-    return {name: host.get_submodule(name) for name in modules}
 
 
-def put(module: Any, a: Tensor, b: Tensor) -> None:
-    """Give an adapted module its factors A [rank, in] and B [out, rank]."""
-    import torch
-
-    with torch.no_grad():
-        module.lora_A[_NAME].weight.copy_(a)
-        module.lora_B[_NAME].weight.copy_(b)
+def factors(module: str) -> tuple[str, str]:
+    """Names of the tensors A [rank, in] and B [out, rank] of a module that `attach` gave an adapter."""
+    return f"{module}.lora_A.{_NAME}.weight", f"{module}.lora_B.{_NAME}.weight"
 
 
 def merge(model: nn.Module) -> None:

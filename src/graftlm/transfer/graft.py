@@ -242,6 +242,11 @@ class Graft:
         self.host_weights = ModelWeights(self.host)
         self.ledger.split(self.host_weights)
 
+    def adopt(self) -> None:
+        """Take in the tensors of modules that a step gave the host, to be written and accounted for like the others."""
+        self.host_weights = ModelWeights(self.host)
+        self.ledger.add(self.host_weights)
+
     def remember(self) -> None:
         """Keep the originals that other steps will ask for, before a step changes the host in place."""
         for name in self.host_weights.shapes:

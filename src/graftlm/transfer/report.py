@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graftlm.transfer.weights import Weights
 
 VERSION = 1
+ADAPTER = ".lora_"  # in the names of peft's tensors
 STATUSES = ("copied", "mapped", "calibrated", "trained", "kept", "initialised")
 Status = Literal["copied", "mapped", "calibrated", "trained", "kept", "initialised"]
 
@@ -103,6 +104,13 @@ class Ledger:
                     self.writer[name] = self.writer[before]
         self._host_names = host.aliases
 
+    def add(self, host: Weights) -> None:
+        """Account for tensors that the host did not have before; they are fresh."""
+        for name, shape in host.shapes.items():
+            if name not in self._host_names:
+                self.host[name] = HostTensor(name, list(shape), "initialised")
+        self._host_names = host.aliases
+
     def explain(self, steps: bool) -> None:
         """Say of each unused donor tensor why."""
         for entry in self.donor.values():
@@ -183,15 +191,22 @@ class TransferReport:
 
     def summary(self) -> str:
         """One line for a person."""
-        host = self.counts["host_parameters"]
-        total = max(sum(host.values()), 1)
+        # an adapter is no part of the host's size: it ends in the maps beside it
+        adapter = [item for item in self.host_tensors if ADAPTER in item.name]
+        tensors = [item for item in self.host_tensors if ADAPTER not in item.name]
+        total = max(sum(_size(item.shape) for item in tensors), 1)
         donors = {item.name for item in self.donor_tensors}
         carried = sum(
             _size(item.shape)
-            for item in self.host_tensors
+            for item in tensors
             if item.source is not None and any(name in item.source for name in donors)
         )
         line = f"graft {self.strategy}: {100 * carried / total:.0f}% of the host's parameters from the donor"
+        if adapter:
+            size = sum(_size(item.shape) for item in adapter)
+            line += (
+                f", an adapter of {len(adapter)} tensors ({size} parameters) beside it that is merged when it is saved"
+            )
         if self.fidelity:
             before, after = self.fidelity["before"], self.fidelity["after"]
             line += "".join(

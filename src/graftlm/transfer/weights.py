@@ -48,19 +48,20 @@ class ModelWeights(Weights):
     """The tensors of a module: parameters and persistent buffers.
 
     A tensor is looked up in its module each time: one that moves to another device or type gets new buffers, and what
-    was kept here would then be read by nobody.
+    was kept here would then be read by nobody. A map that has an adapter of peft beside it keeps its name.
     """
 
     def __init__(self, model: nn.Module):
-        tensors: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
+        tensors: dict[str, Tensor] = {}
+        self._places: dict[str, tuple[nn.Module, str]] = {}
+        for path, tensor in model.state_dict(keep_vars=True).items():
+            module, _, own = path.rpartition(".")
+            tensors[_plain(path)] = tensor
+            self._places[_plain(path)] = model.get_submodule(module), own
         first: dict[int, str] = {}
         # parameters before buffers, as `named_parameters` lists them
         for name, tensor in [*model.named_parameters(), *tensors.items()]:
-            first.setdefault(id(tensor), name)
-        self._places: dict[str, tuple[nn.Module, str]] = {}
-        for name in tensors:
-            module, _, own = name.rpartition(".")
-            self._places[name] = model.get_submodule(module), own
+            first.setdefault(id(tensor), _plain(name))
         self.aliases = {name: first[id(tensor)] for name, tensor in tensors.items()}
         self.shapes = {name: tuple(tensors[name].shape) for name in first.values()}
 
@@ -76,6 +77,11 @@ class ModelWeights(Weights):
     def write(self, name: str, value: Tensor) -> None:
         tensor = self._tensor(name)
         tensor.copy_(value.to(tensor))
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without the module that peft puts around an adapted map."""
+    return name.replace(".base_layer.", ".")
 
 
 def finite(tensor: Tensor) -> bool:

@@ -69,20 +69,27 @@ class Lora(Step):
                 note = self._account(graft, theirs, factors[ours], adapter)
                 graft.refine(weight, value, "mapped", note, anatomy.pair(theirs)[0])
             return
-        attached = self._attach(graft.host, adapter, places)
+        self._attach(graft.host, adapter, places)
+        graft.adopt()
         for ours, theirs in places.items():
+            weight, source = anatomy.pair(ours)[0], anatomy.pair(theirs)[0]
             a, b = adapter.maps[theirs]
-            adapters.put(attached[ours], a, factors[ours] * b)
-            note = self._account(graft, theirs, factors[ours], adapter) + ", kept beside it and trained"
-            graft.ledger.refine(anatomy.pair(ours)[0], "mapped", anatomy.pair(theirs)[0], graft.step, note)
+            (to_a, to_b), factor = adapters.factors(ours), factors[ours]
+            merged = f"merged into {weight} when the model is saved"
+            graft.write(to_a, a, "copied", f"the adapter of {source}", f"A, {merged}")
+            note = f"B, {merged}" if factor == 1 else f"{factor:.4g} x B, {merged}"
+            graft.write(to_b, factor * b, "copied" if factor == 1 else "mapped", f"the adapter of {source}", note)
+            note = self._account(graft, theirs, factor, adapter)
+            note += ", kept beside it and trained, merged into it when the model is saved"
+            graft.ledger.refine(weight, "mapped", source, graft.step, note)
 
     def restructure(self, host: Any, adapter: Any) -> None:
         if self.mode == "train":
             found = adapters.read(Path(adapter))
             self._attach(host, found, self._places(found, found.depth, host.config.encoder_layers))
 
-    def _attach(self, host: Any, adapter: Adapter, places: Mapping[str, str]) -> dict[str, Any]:
-        return adapters.attach(host, places, adapter.rank, adapter.scaling * adapter.rank, adapter.dropout)
+    def _attach(self, host: Any, adapter: Adapter, places: Mapping[str, str]) -> None:
+        adapters.attach(host, places, adapter.rank, adapter.scaling * adapter.rank, adapter.dropout)
 
     def _places(self, adapter: Adapter, donor: int, host: int) -> dict[str, str]:
         """Module of the host → module of the donor whose adapter it gets."""
