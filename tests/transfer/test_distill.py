@@ -17,6 +17,7 @@ from graftlm.transfer.distillation import (
     _maps_of_donor,
     _maps_of_host,
     batches_of,
+    distill,
     donor_states,
     host_states,
     orthogonalised,
@@ -203,3 +204,39 @@ def test_without_text_or_finite_states_it_says_what_to_do(bare: Graft) -> None:
         rough.weight[0] = float("inf")
     with pytest.raises(TransferError, match="diverged"):
         Distill(steps=2, batch_tokens=512).apply(bare)
+
+
+def test_it_runs_where_the_trainer_runs_and_in_its_precision(bare: Graft, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+
+    def last(trainer: str, step: str) -> float:
+        bare.precision = trainer
+        return distill(bare, Distill(steps=2, batch_tokens=256, precision=step)).last  # type: ignore[arg-type]
+
+    full, half = last("32-true", "fp32"), last("32-true", "bf16")
+    assert full != half
+    assert (last("32-true", "auto"), last("bf16-mixed", "auto"), last("16-mixed", "auto")) == (full, half, half)
+    assert last("bf16-mixed", "fp32") == full  # what the step says counts
+    # a batch, the momentum and the weights of the errors are where the maps are: torch refuses to mix devices
+    weight = torch.zeros(8, 32, device="meta", requires_grad=True)
+    weight.grad = torch.zeros_like(weight)
+    Muon([weight], 0.9).step(0.01)
+    if not torch.cuda.is_available():
+        bare.device = "cuda"
+        with pytest.raises((AssertionError, RuntimeError), match=r"(?i)cuda"):
+            last("32-true", "fp32")
+    assert bare.host.device.type == bare.donor.device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_it_gives_what_it_gives_on_the_processor(bare: Graft) -> None:
+    step = Distill(steps=3, batch_tokens=256, precision="fp32", optimizer="adam")
+    wanted = distill(bare, step)
+    bare.device = "cuda"
+    bare.path, bare.step = "p", "distill"
+    assert distill(bare, step).last == pytest.approx(wanted.last, rel=1e-3)
+    step.apply(bare)
+    assert bare.host.device.type == bare.donor.device.type == "cpu"
+    name = "model.encoder.layers.0.fc1.weight"
+    assert torch.allclose(bare.host.get_parameter(name), wanted.tensors[name], atol=1e-4)

@@ -10,7 +10,8 @@ arXiv:2502.16982), vectors by Adam; the rate rises, then falls to zero.
 
 The forward passes are written out here rather than left to the models: products in bfloat16 where the processor does
 them fast, streams and LayerNorms in float32, states of all sublayers at hand, and an attention whose backward pass is
-several times cheaper on short texts than that of the fused kernel for CPUs.
+several times cheaper on short texts than that of the fused kernel for CPUs. Both models are where the trainer trains
+while it runs (`Graft.trained`); its mixed precision is bfloat16 for the products here.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ class Muon:
         groups: dict[tuple[int, ...], list[Tensor]] = {}
         for matrix in matrices:
             groups.setdefault(tuple(matrix.shape), []).append(matrix)
-        self._groups = [(group, torch.zeros(len(group), *shape)) for shape, group in groups.items()]
+        self._groups = [
+            (group, torch.zeros(len(group), *shape, device=group[0].device)) for shape, group in groups.items()
+        ]
         self._momentum = momentum
 
     def step(self, lr: float) -> None:
@@ -191,9 +194,16 @@ def distill(graft: Graft, step: Distill) -> Result:
     Raises:
         TransferError: if there is no text, or the training diverged.
     """
+    with graft.trained(graft.donor, graft.host) as device:
+        return _distilled(graft, step, torch.device(device))
+
+
+def _distilled(graft: Graft, step: Distill, device: torch.device) -> Result:
+    """`distill` with both models on `device`."""
     donor, host = graft.donor, graft.host
     layers = int(graft.host_config.encoder_layers)
-    dtype = torch.bfloat16 if fast_bfloat16(step.precision) else torch.float32
+    precision = "bf16" if step.precision == "auto" and graft.precision.endswith("-mixed") else step.precision
+    dtype = torch.bfloat16 if fast_bfloat16(precision, device.type) else torch.float32
     theirs = _maps_of_donor(graft, dtype)
     ours = _maps_of_host(graft, dtype)
     matrices = [tensor for tensor in ours.tensors.values() if tensor.ndim == 2]
@@ -202,13 +212,16 @@ def distill(graft: Graft, step: Distill) -> Result:
     adam = torch.optim.AdamW(
         vectors if step.optimizer == "muon" else [*matrices, *vectors], lr=step.lr, betas=(0.9, 0.98), weight_decay=0
     )
-    weights = torch.tensor([step.layers] * (2 * layers) + [1.0])
+    weights = torch.tensor([step.layers] * (2 * layers) + [1.0], device=device)
     variances: list[Tensor] = []
     history: list[float] = []
     tokens = 0
     with evaluation(donor, host), graft.progress.task("distilling the encoder", step.steps) as advance:
-        for number, (ids, mapped, real) in zip(range(step.steps), batches_of(graft, step), strict=False):
-            hidden = None if bool(real.all()) else torch.zeros(real.shape).masked_fill_(~real, -math.inf)[:, None, :]
+        for number, batch in zip(range(step.steps), batches_of(graft, step), strict=False):
+            ids, mapped, real = (tensor.to(device) for tensor in batch)
+            hidden = None
+            if not bool(real.all()):
+                hidden = torch.zeros(real.shape, device=device).masked_fill_(~real, -math.inf)[:, None, :]
             with torch.no_grad():
                 wanted = donor_states(theirs, donor.roberta.embeddings(input_ids=ids).float(), hidden, layers)
                 encoder = host.model.encoder
@@ -246,10 +259,12 @@ def rate(done: float, warmup: float) -> float:
     return done / warmup if done < warmup else (1 - done) / (1 - warmup)
 
 
-def fast_bfloat16(precision: str) -> bool:
-    """Whether products are computed in bfloat16; `auto` asks the processor for instructions for it."""
+def fast_bfloat16(precision: str, device: str = "cpu") -> bool:
+    """Whether products are computed in bfloat16; `auto` asks the device for instructions for it."""
     if precision != "auto":
         return precision == "bf16"
+    if device != "cpu":
+        return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported and supported())
 

@@ -25,7 +25,8 @@ class Distill(Step):
         of words that the text lacks.
     optimizer: of the matrices: `muon` or `adam`; vectors are always Adam's.
     momentum: of Muon.
-    precision: of the products; `auto` is bfloat16 where the processor has instructions for it.
+    precision: of the products; `auto` is bfloat16 where the trainer's precision is mixed, or where the device has
+        instructions for it.
     """
 
     steps: int = setting(110, at_least=2)
