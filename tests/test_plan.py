@@ -135,6 +135,17 @@ def test_each_setting_of_an_adapter_counts_once_there_is_one(path: str) -> None:
     assert {stage for stage in before if before[stage] != after[stage]} == TRAINED
 
 
+def test_a_strategy_that_reads_no_donor_trains_none() -> None:
+    words = ("experiment=smoke", "transfer=denoising")
+    (job,) = compose_jobs(Words(words))
+    (other,) = compose_jobs(Words((*words, "mask=r40", "pretrain.max_steps=99", *UNUSED)))
+    keys = [stage_keys(item.settings, FINGERPRINTS) for item in (job, other)]
+    assert keys[0] == keys[1]
+    assert [key.stage for key in keys[0]] == ["corpus", "finetune", "evaluate"]
+    (both,) = compose_jobs(Words(("experiment=smoke", "transfer=denoised")))
+    assert [key.stage for key in stage_keys(both.settings, FINGERPRINTS)][1] == "pretrain"
+
+
 def test_a_baseline_does_not_depend_on_the_donors_training() -> None:
     (none,) = compose_jobs(Words(("experiment=smoke", "transfer=none")))
     (other_none,) = compose_jobs(

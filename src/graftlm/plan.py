@@ -73,7 +73,7 @@ class Fingerprints:
 
 
 def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]:
-    """The stages of a job in their order. An arm without graft steps has no pretrain stage."""
+    """The stages of a job in their order. An arm of which no graft step reads the donor has no pretrain stage."""
     model, trainer = settings.model, outcome(settings.trainer)
     donor = fingerprints.checkpoint(model.donor.checkpoint, model.donor.revision, "model.donor.checkpoint")
     host = fingerprints.checkpoint(model.host.checkpoint, model.host.revision, "model.host.checkpoint")

@@ -178,8 +178,10 @@ class TransferSettings:
 
     @property
     def needs_donor(self) -> bool:
-        """Whether the finetune stage builds on a pretrained donor."""
-        return bool(self.steps)
+        """Whether the finetune stage builds on a pretrained donor: whether a step reads it."""
+        from graftlm.transfer.strategy import any_step  # the steps say what they do
+
+        return bool(any_step(self, "reads_donor"))
 
     def encoder_rate(self) -> tuple[float, float]:
         """The factor on the encoder's rate and the share of the steps during which it is frozen."""
@@ -392,18 +394,16 @@ def _across_transfer(settings: Settings) -> Iterator[Problem]:
     from graftlm.transfer.strategy import any_step, resolved_steps, unfit_for_random
 
     model, transfer = settings.model, settings.transfer
-    if not transfer.needs_donor:
-        return
     name = "name an XLM-R folder or hub name"
     change = any_step(transfer, "needs_base")
     if model.donor.checkpoint is None and change:
         yield Problem(
             "model.donor.checkpoint", "null", f"the step {change} carries what pretraining changed in one", name
         )
-    elif model.donor.checkpoint is None and transfer.adapter.rank:
+    elif model.donor.checkpoint is None and transfer.adapter.rank and transfer.needs_donor:
         path, reason = "transfer.adapter.rank", "adapts a donor of random weights"
         yield Problem(path, transfer.adapter.rank, reason, "set it to 0, or name model.donor.checkpoint")
-    if settings.pretrain.max_steps == 0 and (change or transfer.adapter.rank):
+    if settings.pretrain.max_steps == 0 and (change or (transfer.adapter.rank and transfer.needs_donor)):
         what = f"the step {change} carries what pretraining changed" if change else "an adapter is to be trained"
         yield Problem("pretrain.max_steps", 0, what, "set it")
     if model.host.checkpoint is None and (unfit := unfit_for_random(resolved_steps(transfer))):

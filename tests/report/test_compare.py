@@ -94,6 +94,23 @@ def test_each_arm_meets_the_baseline_of_its_own_schedule(fake_sweep, fake_arm):
     assert report.warnings == []
 
 
+def test_an_arm_whose_graft_read_nothing_of_the_donor_is_charged_none(fake_sweep, fake_arm):
+    """As the records of denoising have it that were made when it trained a donor all the same."""
+    sweep = fake_sweep()
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated", late=-0.1), fake_arm("denoising", late=-0.1)], (1, 2, 3))
+    for path in sweep.root.rglob("transfer.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["strategy"] == "denoising":
+            record["counts"]["donor"] = {"used": 0, "unused": 5}
+            path.write_text(json.dumps(record), encoding="utf-8")
+    report = compare(collect([sweep.root / "sweep"]))
+    arms = {arm.name: arm.seeds[0] for arm in report.arms}
+    assert arms["calibrated"]["donor_flops"] == 9e13
+    assert arms["calibrated"]["donor_seconds"] > 0
+    assert (arms["denoising"]["donor_flops"], arms["denoising"]["donor_seconds"]) == (0, 0)
+    assert arms["denoising"]["compute_share"] < arms["calibrated"]["compute_share"]
+
+
 def test_donors_of_one_seed_are_averaged(fake_sweep, fake_arm):
     sweep = fake_sweep()
     for seed in (1, 2, 3):

@@ -2,17 +2,29 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from graftlm.console import Silent
+from graftlm.data.settings import DataSettings
 from graftlm.data.tokenizers import build_host_tokenizer
 from graftlm.errors import TransferError
+from graftlm.jobs import Labels, StageContext
 from graftlm.models.build import build_host
 from graftlm.models.loss import seq2seq_loss
-from graftlm.schema import TransferSettings
+from graftlm.schema import (
+    FinetuneSettings,
+    LoggerSettings,
+    MaskSettings,
+    Settings,
+    TrainerSettings,
+    TransferSettings,
+)
+from graftlm.stages import finetune
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Graft
 from graftlm.transfer.report import Ledger
@@ -89,6 +101,27 @@ def test_the_same_seed_gives_the_same_host(rough_donor: Any, host: Any, tokenize
     noted = {item.name: item for item in report.host_tensors}["model.shared.weight"]
     assert noted.step == "embeddings + denoise"
     assert "3 steps of denoising" in noted.note
+
+
+def test_alone_it_is_fine_tuned_without_any_donor(corpus: Any, model_settings: Any, tmp_path: Path) -> None:
+    """Through the stage itself: there is no pretrain artifact, the texts are in the donor's ids all the same."""
+    settings = Settings(
+        model=model_settings,
+        data=DataSettings(name="files", kind="files"),
+        mask=MaskSettings(),
+        transfer=TransferSettings("denoising", steps=[{"step": "denoise", "steps": 3, "max_length": 32}]),
+        finetune=FinetuneSettings(max_steps=2, batch_tokens=600, max_source_length=64, max_target_length=64,
+                                  val_interval=2, val_pairs=6, generate_pairs=0),
+        trainer=TrainerSettings(accelerator="cpu", threads=1),
+        logger=LoggerSettings(kind="none"),
+    )  # fmt: skip
+    finetune.run(StageContext(settings, {"corpus": corpus.path}, tmp_path, Silent(), Labels("s", "j", {})))
+    report = json.loads((tmp_path / "transfer.json").read_text(encoding="utf-8"))
+    assert report["donor"] is None
+    assert report["donor_tensors"] == []
+    assert report["warnings"] == ["fidelity was not measured: there is no donor to compare with"]
+    assert {item["status"] for item in report["host_tensors"]} >= {"trained"}
+    assert report["flops"] == json.loads((tmp_path / "cost.json").read_text(encoding="utf-8"))["graft_flops"] > 0
 
 
 def test_text_without_a_known_language_is_refused(rough_donor: Any, host: Any, tokenizers: Any, texts: Any) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from graftlm.errors import TransferError
 from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
 from graftlm.transfer.apply import apply_strategy
-from graftlm.transfer.strategy import check_compatible, check_steps, step_names
+from graftlm.transfer.strategy import check_compatible, check_steps, step_class, step_names
 
 EMBEDDINGS: dict[str, Any] = {"step": "embeddings"}
 ENCODER: dict[str, Any] = {"step": "encoder", "tokens": 2000}
@@ -123,6 +124,31 @@ def test_without_a_donor(host: Any, host_tokenizer: Any) -> None:
     assert {item.status for item in report.host_tensors} == {"initialised"}
     with pytest.raises(TransferError, match="needs a donor"):
         apply_strategy(TransferSettings("x", steps=[EMBEDDINGS]), None, host, None, host_tokenizer, [], [], False)
+
+
+def test_steps_that_do_not_read_the_donor_need_none(
+    rough_donor: Any, host: Any, donor_tokenizer: Any, host_tokenizer: Any, texts: Any
+) -> None:
+    """They do the same without it as beside it, and say so truly: nothing of it is used where it is there."""
+    steps = [{"step": "standardise", "tokens": 300}, {"step": "denoise", "steps": 2, "language": "en_XX"}]
+    settings = TransferSettings("mine", steps=steps)
+    assert not settings.needs_donor
+    twin = copy.deepcopy(host)
+    alone = apply_strategy(settings, None, host, donor_tokenizer, host_tokenizer, texts[20:], texts[:20], True)
+    beside = apply_strategy(settings, rough_donor, twin, donor_tokenizer, host_tokenizer, texts[20:], texts[:20], True)
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in host.state_dict().items())
+    assert alone.fidelity is None
+    assert alone.warnings == ["fidelity was not measured: there is no donor to compare with"]
+    assert alone.counts["donor"] == {"used": 0, "unused": 0}
+    assert beside.fidelity is not None
+    assert beside.counts["donor"]["used"] == 0
+
+
+@pytest.mark.parametrize("name", step_names())
+def test_a_step_that_says_it_does_not_read_the_donor_names_nothing_of_it(name: str) -> None:
+    source = Path(inspect.getfile(step_class(name))).read_text(encoding="utf-8")
+    reads = any(word in source for word in ("graft.source", "graft.donor", "graft.base", "anatomy.DONOR"))
+    assert step_class(name).reads_donor or not reads
 
 
 def test_a_graft_that_transplants_nothing_is_refused_unless_it_is_a_control(

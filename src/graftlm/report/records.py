@@ -111,12 +111,20 @@ def read_run(path: Path, record: dict[str, Any], artifacts: Artifacts) -> Run | 
             if isinstance(row.get("index"), int)
         ],
         cost=_numbers(artifacts.mapping(finetune / "cost.json", needed=False)),
-        donor_cost=_numbers(artifacts.mapping(pretrain / "cost.json", needed=False)) if pretrain else {},
+        donor_cost=_donor_cost(artifacts, pretrain, transfer),
         transfer=_transfer(transfer) if transfer else None,
         command=str(record.get("command", "")),
         job=str(path.parent),
         diverged=bool(diverged),
     )
+
+
+def _donor_cost(artifacts: Artifacts, pretrain: Path | None, transfer: dict[str, Any]) -> dict[str, float]:
+    """What the donor's training cost, for an arm whose graft read something of the donor."""
+    used = mapping(mapping(transfer.get("counts")).get("donor")).get("used")
+    if pretrain is None or used == 0:
+        return {}
+    return _numbers(artifacts.mapping(pretrain / "cost.json", needed=False))
 
 
 def _curve(rows: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.float64]], int]:

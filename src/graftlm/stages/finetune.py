@@ -51,6 +51,7 @@ def run(context: StageContext) -> None:
         held_out=_sample(held_out, _places(held_out, settings.transfer.fidelity_texts)),
         report_path=report,
         host_pretrained=settings.model.host.checkpoint is not None,
+        donor_tokenizer=corpus.donor_tokenizer if donor is None and settings.transfer.steps else None,
         progress=context.progress,
         base=lambda: build_donor(settings.model, corpus.donor_tokenizer, corpus.donor_rows),
         adapter=adapter,

@@ -47,9 +47,9 @@ def apply_strategy(
 
     Args:
         strategy: the steps.
-        donor: `XLMRobertaForMaskedLM`, or None for a strategy without steps.
+        donor: `XLMRobertaForMaskedLM`, or None for a strategy of which no step reads it.
         host: `MBartForConditionalGeneration`, or `BartForConditionalGeneration` (post-LN).
-        donor_tokenizer, host_tokenizer: the tokenizers of both (the donor's may be None without a donor).
+        donor_tokenizer, host_tokenizer: the tokenizers of both (the donor's may be None without steps).
         calibration: texts to fit on, donor ids without special tokens.
         held_out: texts to measure on, likewise.
         host_pretrained: whether the host came from a checkpoint (its untouched tensors are `kept`).
@@ -79,7 +79,7 @@ def apply_strategy(
     vocabulary = None
     fidelity = None
     with torch.random.fork_rng(devices=_devices(host)):
-        if donor is not None:
+        if donor is not None or steps:
             from graftlm.transfer.vocabulary import align
 
             vocabulary = align(donor_tokenizer, host_tokenizer)
@@ -124,7 +124,8 @@ def apply_strategy(
             warnings.append(f"{warning.reason} (expected of {'a mixture' if mixes else 'a control'})")
             progress.say(f"transfer={strategy.name}: {warnings[-1]}")
     if steps and fidelity is None:
-        warnings.append("fidelity was not measured: there is no text to measure on")
+        lacking = "text to measure on" if donor is not None else "donor to compare with"
+        warnings.append(f"fidelity was not measured: there is no {lacking}")
     report = account(strategy, donor, host, ledger, records, vocabulary, fidelity, warnings, begun)
     progress.say(report.summary())
     return report
@@ -166,11 +167,11 @@ def checked_steps(strategy: TransferSettings, donor_config: Any, host_config: An
     """The steps of a strategy, which fit these two models.
 
     Raises:
-        TransferError: they do not, or there is no donor.
+        TransferError: they do not, or there is no donor that a step reads.
     """
     problems: list[Problem] = []
     steps = build_steps(strategy.steps, "transfer.steps", problems)
-    if steps and donor_config is None:
+    if donor_config is None and any(step.reads_donor for _, step in steps):
         problems.append(
             Problem("transfer", strategy.name, "needs a donor", "train one, or name model.donor.checkpoint")
         )
@@ -224,7 +225,7 @@ def _measure(
 ) -> dict[str, Any] | None:
     from graftlm.transfer.fidelity import compare
 
-    if not len(texts):
+    if donor is None or not len(texts):
         return None
     with progress.task(f"fidelity {label}", None):
         return compare(donor, host, vocabulary, texts)

@@ -39,7 +39,9 @@ def choose_texts(graft: Graft, tokens: int, longest: int, seed: int) -> list[Any
 
     from graftlm.transfer.fidelity import framed
 
-    longest = min(longest, graft.donor.config.max_position_embeddings - 2, graft.host.config.max_position_embeddings)
+    longest = min(longest, graft.host.config.max_position_embeddings)
+    if graft.donor_config is not None:
+        longest = min(longest, graft.donor_config.max_position_embeddings - 2)
     chosen: list[Any] = []
     total = 0
     for index in np.random.default_rng(seed).permutation(len(graft.calibration)):

@@ -23,12 +23,12 @@ class TransferCallback(pl.Callback):
 
     Args:
         strategy: the steps.
-        donor_path: folder of the donor (model and, unless given, tokenizer); None for a strategy without steps.
+        donor_path: folder of the donor (model and, unless given, tokenizer); None where no step reads the donor.
         host_tokenizer: the host's.
         calibration, held_out: texts as donor ids without special tokens.
         report_path: where `transfer.json` goes.
         host_pretrained: whether the host came from a checkpoint.
-        donor_tokenizer: the donor's, where its folder has none.
+        donor_tokenizer: the donor's, where its folder has none, or there is no donor: the texts are in its ids.
         languages: see `graftlm.transfer.graft.Graft`.
         base: gives the donor as it was before the pretrain stage; called if a step needs that.
         adapter: folder of the adapter that the pretrain stage trained, or None.
@@ -99,7 +99,7 @@ class TransferCallback(pl.Callback):
 
     def _donor(self) -> tuple[Any, Any]:
         if self.donor_path is None or not self.strategy.steps:
-            return None, None
+            return None, self.donor_tokenizer
         from transformers import XLMRobertaForMaskedLM
 
         from graftlm.data.tokenizers import load_tokenizer

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from graftlm.console import Progress, Silent
 from graftlm.errors import Problem, TransferError
-from graftlm.transfer.weights import ModelWeights, Weights, finite
+from graftlm.transfer.weights import ModelWeights, NoWeights, Weights, finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class Step(ABC):
         encodes: it claims that the host's encoder then works like the donor's, which is measured.
         rescales: it rescales the encoder's output on purpose, so that only CKA tells whether the graft works.
         mixes: it undoes a part of the graft on purpose, so that a low fidelity is only told, not refused.
+        reads_donor: it reads tensors or states of the donor; a strategy of other steps alone needs no donor.
         needs_models: it runs the models, so their tensors are not enough (a step without can work from files).
         needs_text: it reads calibration text.
         needs_base: it carries what the pretrain stage changed, and reads the donor as it was before that stage. The
@@ -55,6 +56,7 @@ class Step(ABC):
     encodes: ClassVar[bool] = False
     rescales: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
+    reads_donor: ClassVar[bool] = True
     needs_models: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
     needs_base: ClassVar[bool] = False
@@ -102,7 +104,8 @@ class Graft:
 
     Attributes:
         donor_config, host_config: the configurations of both (transformers).
-        donor_weights, host_weights: their tensors.
+        donor_weights, host_weights: their tensors. A donor that no step reads (`Step.reads_donor`) may be missing: its
+            configuration is None then, and it has no tensors.
         vocabulary: which row belongs to which.
         ledger: who wrote what.
         calibration: texts as donor ids without special tokens.
@@ -143,11 +146,11 @@ class Graft:
 
     @classmethod
     def of_models(cls, donor: Any, host: Any, vocabulary: Vocabulary, ledger: Ledger, **others: Any) -> Graft:
-        """Between two models in memory."""
+        """Between two models in memory; `donor` may be None."""
         return cls(
-            donor.config,
+            donor.config if donor is not None else None,
             host.config,
-            ModelWeights(donor),
+            ModelWeights(donor) if donor is not None else NoWeights(),
             ModelWeights(host),
             vocabulary,
             ledger,

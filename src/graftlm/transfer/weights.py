@@ -79,6 +79,19 @@ class ModelWeights(Weights):
         tensor.copy_(value.to(tensor))
 
 
+class NoWeights(Weights):
+    """Of a model that is not there."""
+
+    shapes: Mapping[str, tuple[int, ...]] = {}
+    aliases: Mapping[str, str] = {}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        raise KeyError(name)
+
+    def write(self, name: str, value: Tensor) -> None:
+        raise KeyError(name)
+
+
 def _plain(name: str) -> str:
     """A tensor's name without the module that peft puts around an adapted map."""
     return name.replace(".base_layer.", ".")

@@ -47,6 +47,7 @@ class Bridge(Step):
         *("embeddings", "encoder", "exact", "naive", "distill", "shuffle", "standardise"),
         *("lora", "delta", "interpolate"),
     )
+    reads_donor: ClassVar[bool] = False
     needs_models: ClassVar[bool] = True
     needs_text: ClassVar[bool] = True
     needs_pretrained: ClassVar[bool] = True

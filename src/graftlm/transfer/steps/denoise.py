@@ -45,6 +45,7 @@ class Denoise(Step):
         *("embeddings", "encoder", "exact", "naive", "decoder", "distill", "standardise", "shuffle"),
         *("lora", "delta", "interpolate", "bridge"),
     )
+    reads_donor: ClassVar[bool] = False
     needs_models: ClassVar[bool] = True
     needs_text: ClassVar[bool] = True
 

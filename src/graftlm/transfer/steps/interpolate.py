@@ -39,6 +39,7 @@ class Interpolate(Step):
     after: ClassVar[tuple[str, ...]] = (
         *("embeddings", "encoder", "exact", "naive", "distill", "shuffle", "lora", "delta"),
     )
+    reads_donor: ClassVar[bool] = False
     needs_pretrained: ClassVar[bool] = True
     mixes: ClassVar[bool] = True
 

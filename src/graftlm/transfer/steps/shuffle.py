@@ -19,6 +19,7 @@ class Shuffle(Step):
     reference: ClassVar[str] = "a control of this project"
     needs: ClassVar[tuple[str, ...]] = ("encoder",)
     after: ClassVar[tuple[str, ...]] = ("distill",)
+    reads_donor: ClassVar[bool] = False
 
     def refines(self) -> tuple[str, ...]:
         return ("model.encoder.layers.*",)

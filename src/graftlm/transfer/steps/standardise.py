@@ -29,6 +29,7 @@ class Standardise(Step):
     after: ClassVar[tuple[str, ...]] = (
         *("embeddings", "encoder", "exact", "naive", "distill", "shuffle", "decoder", "lora", "delta", "interpolate"),
     )
+    reads_donor: ClassVar[bool] = False
     needs_models: ClassVar[bool] = True
     needs_text: ClassVar[bool] = True
     rescales: ClassVar[bool] = True
