@@ -19,7 +19,10 @@ COMMANDS = ("run", "plan", "report", "transfer", "data")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code: 0 done, 1 a job failed, 2 a mistake, 130 interrupted."""
+    """Run a command and return the exit code.
+
+    0 done, 1 a job failed, 2 a mistake, 128 + a signal's number where one ended it (130 Ctrl-C, 143 SIGTERM).
+    """
     # OpenMP's threads wait actively for each other: unbounded, a second busy process makes that many times slower
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "100000")
@@ -40,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(f"graftlm: {problem}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("graftlm: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(f"graftlm: interrupted ({interrupt or 'SIGINT'}); the same command goes on from here", file=sys.stderr)
+        return int(getattr(interrupt, "code", 130))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -113,6 +113,42 @@ class Bars:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+class Watched:
+    """A progress that others can look at, from a thread, and stop.
+
+    Attributes:
+        now: the innermost task under way: label, units done, total; an empty label between tasks.
+        stop: raised at the next unit that is counted, or None.
+    """
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self.now: tuple[str, int, int | None] = ("", 0, None)
+        self.stop: Exception | None = None
+
+    @contextmanager
+    def task(self, label: str, total: int | None) -> Iterator[Advance]:
+        outer, done = self.now, 0
+        self.now = (label, 0, total)
+        try:
+            with self._progress.task(label, total) as advance:
+
+                def count(units: int) -> None:
+                    nonlocal done
+                    if self.stop is not None:
+                        raise self.stop
+                    done += units
+                    self.now = (label, done, total)
+                    advance(units)
+
+                yield count
+        finally:
+            self.now = outer
+
+    def say(self, line: str) -> None:
+        self._progress.say(line)
+
+
 def progress_for_terminal() -> Progress:
     """Bars where standard error is a terminal, lines elsewhere."""
     return Bars() if sys.stderr.isatty() else Lines()

@@ -13,12 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from graftlm import interrupt
 from graftlm.compose import Job
-from graftlm.console import Progress
+from graftlm.console import Progress, Watched
 from graftlm.errors import GraftlmError
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
-from graftlm.store import Store, write_json
+from graftlm.store import StageKey, Store, write_json
 
 RECORD = "job.json"
 RUNNING = "running"  # the status of a job that has not ended
@@ -95,9 +96,14 @@ def bug(error: BaseException, folder: Path) -> str:
 def run_job(job: Job, folder: Path, command: str, sweep: str, progress: Progress) -> Outcome:
     """Run what is missing of a job, and write `job.json` into its folder, before it and whatever happens.
 
-    An error that a user can mend is recorded, not raised; anything else is recorded and raised. An interrupt leaves
-    the unfinished stage as it is, to be continued by the same command.
+    An error that a user can mend is recorded, not raised; anything else is recorded and raised. A signal
+    (`trainer.signals`, Ctrl-C) leaves the unfinished stage at its last step, to be continued by the same command.
     """
+    with interrupt.handled(job.settings.trainer.signals):
+        return _run_recorded(job, folder, command, sweep, progress)
+
+
+def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Progress) -> Outcome:
     begun = time.monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     stages: list[dict[str, Any]] = []
@@ -128,8 +134,8 @@ def run_job(job: Job, folder: Path, command: str, sweep: str, progress: Progress
         _run_stages(job, folder, sweep, progress, stages)
     except GraftlmError as error:
         return write("failed", str(error))
-    except KeyboardInterrupt:
-        write("interrupted", "interrupted; the same command continues it")
+    except KeyboardInterrupt as stopped:
+        write("interrupted", f"interrupted ({stopped or 'SIGINT'}); the same command goes on from here")
         raise
     except BaseException as error:
         write("failed", bug(error, folder))
@@ -139,29 +145,45 @@ def run_job(job: Job, folder: Path, command: str, sweep: str, progress: Progress
 
 def _run_stages(job: Job, folder: Path, sweep: str, progress: Progress, stages: list[dict[str, Any]]) -> None:
     settings = job.settings
-    store = Store(Path(settings.store.dir).expanduser().absolute())
+    store = Store(Path(settings.store.dir).expanduser().absolute(), settings.store.lease)
     labels = Labels(sweep, folder.name, job.choices)
-    inputs: dict[str, Path] = {}
+    watched = Watched(progress)
     keys = stage_keys(settings, _FINGERPRINTS)
     by_key = {key.key: key for key in keys}
-    for key in keys:
+    paths: dict[str, Path] = {}
 
-        def build(work: Path, stage: str = key.stage, needs: tuple[str, ...] = tuple(key.inputs.values())) -> None:
-            for name in needs:
-                if name not in _verified:
-                    store.verify(by_key[name])
-                    _verified.add(name)
-            context = StageContext(settings, dict(inputs), work, progress, labels)
-            if settings.trainer.devices > 1 and stage in _TRAINED:
+    def obtain(key: StageKey, suspect: bool = False) -> bool:
+        """Have the artifact, and before it whole ones of what it builds on; whether it was reused."""
+        interrupt.check()
+        if suspect or not store.holds(key):
+            for name in key.inputs.values():
+                whole(by_key[name])
+
+        def build(work: Path) -> None:
+            inputs = {stage: paths[name] for stage, name in key.inputs.items()}
+            context = StageContext(settings, inputs, work, watched, labels)
+            if settings.trainer.devices > 1 and key.stage in _TRAINED:
                 from graftlm.stages.devices import run_on_devices
 
-                run_on_devices(stage, context)
+                run_on_devices(key.stage, context)
             else:
-                import_module(f"graftlm.stages.{stage}").run(context)
+                import_module(f"graftlm.stages.{key.stage}").run(context)
 
-        path, reused = store.obtain(key, build, progress)
+        paths[key.key], reused = store.obtain(key, build, watched, suspect)
         if not reused:
             _verified.add(key.key)
-        inputs[key.stage] = path
-        relative = os.path.relpath(path, folder.absolute())
-        stages.append({"stage": key.stage, "key": key.key, "path": relative, "reused": reused})
+        return reused
+
+    def whole(key: StageKey) -> None:
+        """Something is to be built on it: read it against its sums, and make it again where it is damaged."""
+        if key.key not in paths:
+            obtain(key)
+        if key.key not in _verified:
+            if store.damaged(key):
+                obtain(key, suspect=True)
+            _verified.add(key.key)
+
+    for key in keys:
+        reused = obtain(key)
+        path = os.path.relpath(paths[key.key], folder.absolute())
+        stages.append({"stage": key.stage, "key": key.key, "path": path, "reused": reused})

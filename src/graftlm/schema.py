@@ -254,12 +254,17 @@ class EvaluateSettings:
     batch_size: int = setting(32, at_least=1, outcome=False)
 
 
+# signals that may ask a training to save and end
+_CATCHABLE = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU")
+
+
 @dataclass(frozen=True)
 class TrainerSettings:
     """Where and how the training runs: handed to `pytorch_lightning.Trainer`.
 
     devices: of this machine, for one job; they share each micro-batch, so that a step is the same step on any number.
     strategy: for several devices: ddp (auto), or fsdp, which needs GPUs.
+    `signals`: those that make a training save and end, besides Ctrl-C; schedulers send one before they take a machine.
     """
 
     name: str = setting("auto", outcome=False)
@@ -271,8 +276,12 @@ class TrainerSettings:
     num_workers: int = setting(0, at_least=0, outcome=False)
     threads: int | None = setting(None, at_least=1, outcome=False)
     detect_anomaly: bool = setting(False, outcome=False)
+    signals: list[str] = setting(["SIGTERM", "SIGUSR1", "SIGUSR2"], outcome=False)
 
     def check(self, path: str) -> Iterator[Problem]:
+        for name in self.signals:
+            if name not in _CATCHABLE:
+                yield Problem(f"{path}.signals", name, "is no signal to end by", "some of " + ", ".join(_CATCHABLE))
         known = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
         if self.precision not in known:
             yield Problem(f"{path}.precision", self.precision, "is not known", "one of " + ", ".join(known))
@@ -298,9 +307,13 @@ class LoggerSettings:
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """The folder of artifacts, shared by all sweeps."""
+    """The folder of artifacts, shared by all sweeps.
+
+    `lease`: seconds without a sign of life after which a process of another machine that makes one counts as dead.
+    """
 
     dir: str = "multirun/store"
+    lease: float = setting(60.0, at_least=1, at_most=86400)
 
 
 @dataclass(frozen=True)

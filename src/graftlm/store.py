@@ -1,17 +1,20 @@
 """The store: artifacts by key, each made once.
 
 An artifact is a folder `<store>/<stage>/<key>`. It is built in `<key>.partial`, which a killed run leaves behind and
-the next one continues, and published by rename after `artifact.json`, its marker, is written. A lock a key lets one
-process build while others wait. The marker lists the size and SHA-256 of each file: reuse looks at the sizes, and what
-is about to be built upon is read against the sums.
+the next one continues, and published by rename after `artifact.json`, its marker, is written. A claim a key
+(`graftlm.claims`) lets one process build while others wait. The marker lists the size and SHA-256 of each file: reuse
+looks at the sizes and reads what is small, and what is about to be built upon is read against the sums.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,12 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import graftlm
-from graftlm.console import Progress, Silent
+from graftlm.claims import Claim, LostError, Observer, heartbeats
+from graftlm.console import Advance, Progress, Silent, Watched
 from graftlm.errors import StoreError
 
 MARKER = "artifact.json"
 # files of a build in progress that are of no use once it is done
 SCRATCH = "scratch"
+# files up to so many bytes are read against their sums before each reuse: that takes milliseconds
+_SMALL = 1_000_000
+_claimed = threading.local()  # `name` of what this thread builds
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,10 @@ class StageKey:
 class Store:
     """Artifacts under one folder, which several processes and machines may share."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, lease: float = 60.0):
+        """`lease`: seconds without a sign of life after which a builder on another machine counts as dead."""
         self.folder = folder
+        self.lease = lease
 
     def path(self, key: StageKey) -> Path:
         """Where the artifact is, or will be."""
@@ -67,7 +76,10 @@ class Store:
         path = self.path(key)
         if not (path / MARKER).is_file():
             return False
-        marker = read_marker(path)
+        try:
+            marker = read_marker(path)
+        except StoreError:
+            return False  # cut, or a byte of it flipped
         if marker.get("settings") != json.loads(json.dumps(dict(key.settings))):
             raise StoreError.at("store.dir", path, "holds other settings than its key stands for", "remove that folder")
         return not list(damage(path, marker))
@@ -83,56 +95,129 @@ class Store:
         if wrong is not None:
             raise StoreError.at("store.dir", path, f"the stored artifact is damaged: {wrong}", "remove that folder")
 
+    def damaged(self, key: StageKey) -> bool:
+        """Whether an artifact's content is not what was written; takes a second a gigabyte."""
+        return bool(self._unsound(key, sums=True))
+
     def started(self, key: StageKey) -> bool:
         """Whether an earlier, interrupted build of it can be continued."""
-        return self._partial(key).is_dir()
+        return bool(self._partial(key))
 
     def obtain(
-        self, key: StageKey, build: Callable[[Path], None], progress: Progress | None = None
+        self, key: StageKey, build: Callable[[Path], None], progress: Progress | None = None, suspect: bool = False
     ) -> tuple[Path, bool]:
-        """The artifact's folder, built first where it is missing; and whether it was reused.
+        """The artifact's folder, built first where it is missing or damaged; and whether it was reused.
 
-        `build` gets the folder of the unfinished artifact: empty, or as an interrupted run left it.
+        `build` gets the folder of the unfinished artifact: empty, or as an interrupted run left it. Where another
+        process builds it, this one waits. A thread holds one claim at a time, so none waits for one that waits.
+        `suspect`: an artifact that is there is read against its sums first.
 
         Raises:
             StoreError: the folder cannot be written.
         """
-        from filelock import FileLock, Timeout
-
-        progress = progress or Silent()
-        final = self.path(key)
-        if self.holds(key):
+        watched = progress if isinstance(progress, Watched) else Watched(progress or Silent())
+        final, name = self.path(key), f"{key.stage} {key.key[:8]}"
+        if not suspect and self._sound(key):
             return final, True
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(final.with_name(final.name + ".lock"))
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                progress.say(f"{key.stage} {key.key[:8]}: another process makes it; waiting")
-                lock.acquire()
-        except OSError as error:
-            raise StoreError.at(
-                "store.dir", self.folder, f"cannot be written ({error.strerror})", "name another folder: store.dir=..."
-            ) from error
-        with lock:
-            if self.holds(key):
+        if getattr(_claimed, "name", None):
+            raise RuntimeError(f"{name}: asked for by the maker of {_claimed.name}; two such could wait for each other")
+        while True:
+            claim = self._claim(key, watched, suspect)
+            if claim is None:
                 return final, True
-            if final.exists():  # damaged: a file is missing or cut short
-                progress.say(f"{key.stage} {key.key[:8]}: the stored artifact is damaged; making it again")
-                shutil.rmtree(final)
-            partial = self._partial(key)
-            partial.mkdir(exist_ok=True)
-            begun = time.monotonic()
-            build(partial)
-            self._publish(key, partial, final, time.monotonic() - begun)
-        return final, False
+            published = False
+            _claimed.name = name
+            try:
+                with heartbeats(claim, key.stage, self.lease, watched):
+                    reason = self._unsound(key, sums=suspect)
+                    if not reason:
+                        published = True
+                        return final, True
+                    if final.exists():
+                        watched.say(f"{name}: the stored artifact is damaged ({reason}); making it again")
+                        self._discard(final)
+                    if claim.dead:
+                        watched.say(f"{name}: {claim.dead} is gone; going on with its work")
+                    claim.prepare()
+                    begun = time.monotonic()
+                    build(claim.work)
+                    reused = not self._publish(key, claim, final, time.monotonic() - begun)
+                    published = True
+                    return final, reused
+            except Exception:
+                if claim.in_force():
+                    raise
+                watched.say(f"{name}: gave no sign of life for a while, and another process has taken it over")
+            finally:
+                _claimed.name = None
+                watched.stop = None
+                claim.release(published)
 
-    def _partial(self, key: StageKey) -> Path:
+    def _claim(self, key: StageKey, progress: Progress, suspect: bool) -> Claim | None:
+        """The right to build it; None where another process has meanwhile done so."""
+        final = self.path(key)
+        observer = Observer(final, self.lease)
+        shown: tuple[str, int | None] | None = None
+        counted, pause = 0, 0.05
+        advance: Advance = lambda units: None  # noqa: E731
+        with contextlib.ExitStack() as bar:
+            while True:
+                if not suspect and self._sound(key):
+                    return None
+                try:
+                    final.parent.mkdir(parents=True, exist_ok=True)
+                    claim = observer.attempt()
+                except OSError as error:
+                    reason = f"cannot be written ({error.strerror})"
+                    raise StoreError.at(
+                        "store.dir", self.folder, reason, "name another folder: store.dir=..."
+                    ) from error
+                if claim is not None:
+                    return claim
+                label, done, total = observer.progress
+                if shown is None:
+                    progress.say(f"{key.stage} {key.key[:8]}: another process makes it ({observer.who}); waiting")
+                if shown != (label, total):
+                    bar.close()
+                    what = f"{observer.who}: {label}" if label else f"{observer.who}: {key.stage}"
+                    advance = bar.enter_context(progress.task(f"waiting for {what}", total))
+                    shown, counted = (label, total), 0
+                advance(max(0, done - counted))
+                counted = max(done, counted)
+                time.sleep(pause)
+                pause = min(1.0, 1.5 * pause)
+
+    def _partial(self, key: StageKey) -> list[Path]:
+        """Folders of unfinished builds: the usual one, and those of holders that were taken for dead."""
         path = self.path(key)
-        return path.with_name(path.name + ".partial")
+        return [folder for folder in path.parent.glob(f"{path.name}*.partial") if folder.is_dir()]
 
-    def _publish(self, key: StageKey, partial: Path, final: Path, seconds: float) -> None:
+    def _sound(self, key: StageKey) -> bool:
+        return self.holds(key) and not self._unsound(key)
+
+    def _unsound(self, key: StageKey, sums: bool = False) -> str:
+        """What is wrong with the artifact, in words; small files are read in any case, all of them with `sums`."""
+        if not self.holds(key):
+            path = self.path(key)
+            try:
+                return next(damage(path, read_marker(path)), "it is missing")
+            except StoreError as error:
+                return error.problems[0].reason
+        path = self.path(key)
+        return next(damage(path, read_marker(path), sums=sums, small=_SMALL), "")
+
+    @staticmethod
+    def _discard(path: Path) -> None:
+        """Remove a damaged artifact at one blow: a reader has the files that it opened, or none."""
+        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.damaged")
+        path.replace(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _publish(self, key: StageKey, claim: Claim, final: Path, seconds: float) -> bool:
+        """Give the folder its name; False where another process, which had taken this one for dead, was quicker."""
+        partial = claim.work
+        if not claim.in_force():
+            raise LostError
         files = {
             str(path.relative_to(partial)): {"size": path.stat().st_size, "sha256": file_digest(path)}
             for path in sorted(partial.rglob("*"))
@@ -147,9 +232,20 @@ class Store:
             "files": files,
         }
         write_json(partial / MARKER, marker)
+        if not claim.in_force():
+            raise LostError
         # the checkpoint goes last: killed before, the next run still has it
         shutil.rmtree(partial / SCRATCH, ignore_errors=True)
-        partial.replace(final)
+        try:
+            partial.replace(final)  # fails where a folder has that name
+            quicker = True
+        except OSError:
+            if not self.holds(key):
+                raise
+            quicker = False
+        for leftover in self._partial(key):
+            shutil.rmtree(leftover, ignore_errors=True)
+        return quicker
 
 
 def _passing(path: Path) -> bool:
@@ -172,15 +268,21 @@ def read_marker(path: Path) -> dict[str, Any]:
     return marker
 
 
-def damage(path: Path, marker: Mapping[str, Any], sums: bool = False) -> Iterator[str]:
-    """What is wrong with an artifact's files; with `sums`, their content is checked too."""
-    for name, expected in marker.get("files", {}).items():
+def damage(path: Path, marker: Mapping[str, Any], sums: bool = False, small: int = 0) -> Iterator[str]:
+    """What is wrong with an artifact's files; the content is read of those up to `small` bytes, with `sums` of all."""
+    files = marker.get("files")
+    if not isinstance(files, dict):
+        yield f"{MARKER} names no files"
+        return
+    for name, expected in files.items():
         file = path / name
-        if not file.is_file():
+        if not isinstance(expected, dict) or not {"size", "sha256"} <= expected.keys():
+            yield f"{MARKER} does not tell what {name} was"
+        elif not file.is_file():
             yield f"{name} is missing"
         elif file.stat().st_size != expected["size"]:
             yield f"{name} has {file.stat().st_size} bytes instead of {expected['size']}"
-        elif sums and file_digest(file) != expected["sha256"]:
+        elif (sums or expected["size"] <= small) and file_digest(file) != expected["sha256"]:
             yield f"{name} has another content"
 
 

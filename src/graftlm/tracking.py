@@ -47,15 +47,28 @@ class Tracker:
         self._writes = writes
         self._sinks = list(sinks)
         self._progress = progress
+        self._lines = 0
 
-    def rewind(self, step: int) -> float:
-        """Drop lines of a run that was killed after its last checkpoint; returns the seconds spent until there."""
+    @property
+    def lines(self) -> int:
+        """Lines written so far, those before a resume among them."""
+        return self._lines
+
+    def rewind(self, lines: int) -> None:
+        """Keep the first lines, which the last checkpoint knows, of what a killed run has left."""
         if not self._writes:
-            return 0.0
-        kept = [line for line in read_metrics(self._path) if line["step"] <= step] if self._path.exists() else []
-        with self._path.open("w", encoding="utf-8") as handle:
-            handle.writelines(json.dumps(line) + "\n" for line in kept)
-        return float(kept[-1].get("seconds", 0.0)) if kept else 0.0
+            return
+        kept = read_metrics(self._path)[:lines] if lines and self._path.exists() else []
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(self._path)
+        self._lines = len(kept)
+
+    def sync(self) -> None:
+        """Have what is written on the disk: a checkpoint must not outlive the lines that belong to it."""
+        if self._path.exists():
+            with self._path.open("rb") as handle:
+                os.fsync(handle.fileno())
 
     def log(self, metrics: Mapping[str, float], step: int, counters: Mapping[str, float]) -> None:
         """One line: the step (optimiser steps done), the counters and the metrics. A NaN is written as null."""
@@ -65,6 +78,7 @@ class Tracker:
         line = {"step": step, **counters, **{n: v if math.isfinite(v) else None for n, v in clean.items()}}
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
+        self._lines += 1
         self._each(lambda sink: sink.log({**counters, **clean}, step))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

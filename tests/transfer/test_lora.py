@@ -32,7 +32,7 @@ from graftlm.schema import (
     TransferSettings,
 )
 from graftlm.stages import finetune, pretrain
-from graftlm.stages.training import CHECKPOINT
+from graftlm.stages.saving import CHECKPOINT
 from graftlm.transfer import adapters
 from graftlm.transfer.anatomy import donor_block, host_block
 from graftlm.transfer.apply import apply_strategy

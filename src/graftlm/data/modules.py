@@ -26,6 +26,7 @@ from graftlm.data.masking import MaskVocabulary, fixed_mask, mask_batch, ratio_a
 from graftlm.data.rows import Split
 from graftlm.data.tokens import TokenFile
 from graftlm.errors import DataError
+from graftlm.interrupt import in_worker
 from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TrainerSettings
 
 Batch = dict[str, Any]
@@ -145,6 +146,7 @@ class _Numbered(pl.LightningDataModule, ABC):  # type: ignore[misc]
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=in_worker,
             pin_memory=torch.cuda.is_available(),
         )
 

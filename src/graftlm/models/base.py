@@ -95,8 +95,9 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
         self.examples_seen += batch["examples"]
         self.tokens_seen += batch["tokens"]
         self.flops_spent += flops
-        self.log("train/loss", value, on_step=True, on_epoch=False, batch_size=1)
-        self.log("train/lr", rate, on_step=True, on_epoch=False, batch_size=1)
+        # not to the logger: Lightning would write the line after the checkpoint of its step (`graftlm.stages.saving`)
+        self.log("train/loss", value, on_step=True, on_epoch=False, logger=False, batch_size=1)
+        self.log("train/lr", rate, on_step=True, on_epoch=False, logger=False, batch_size=1)
         return loss
 
     def _over_devices(self, loss: float, flops: int) -> tuple[float, int]:

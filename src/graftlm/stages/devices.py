@@ -16,19 +16,20 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from graftlm import errors
+from graftlm import errors, interrupt
 from graftlm.console import Silent, progress_for_terminal
 from graftlm.jobs import Labels, StageContext
 from graftlm.schema import Settings, TrainerSettings
 from graftlm.store import SCRATCH, write_json
 
 _PR_SET_PDEATHSIG = 1
+_PATIENCE = 300  # seconds that a process has to end its step and save
 
 
 def run_on_devices(stage: str, context: StageContext) -> None:
@@ -36,7 +37,7 @@ def run_on_devices(stage: str, context: StageContext) -> None:
 
     Raises:
         GraftlmError: what the stage raised, of the lowest rank that failed.
-        KeyboardInterrupt: this process was interrupted; the others have ended too.
+        Interrupted: a signal came; the others have heard it, saved and ended.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -67,18 +68,23 @@ def run_on_devices(stage: str, context: StageContext) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,  # a failed stage goes on from its checkpoint when the command is run again
         monitor_interval=0.2,
+        signals_to_handle=",".join(("SIGINT", *trainer.signals)),
+        shutdown_timeout=_PATIENCE,
     )
     try:
-        with _signals_restored(), _environment(OMP_NUM_THREADS=_threads(trainer), TORCH_CPP_LOG_LEVEL="ERROR"):
+        with (
+            _signals_restored(trainer.signals),
+            _environment(OMP_NUM_THREADS=_threads(trainer), TORCH_CPP_LOG_LEVEL="ERROR"),
+        ):
             elastic_launch(config, sys.executable)("-m", __name__, str(request))
     except SignalException as stopped:
-        raise KeyboardInterrupt from stopped
+        raise interrupt.Interrupted(int(stopped.sigval)) from stopped
     except ChildFailedError as failed:
         raise _told(scratch, failed.get_first_failure()[0]) from failed
 
 
 @contextmanager
-def _signals_restored() -> Iterator[None]:
+def _signals_restored(names: Sequence[str]) -> Iterator[None]:
     """The agent leaves its own signal handlers behind."""
     kept = {
         number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -140,7 +146,8 @@ def main(request: Path) -> int:
         leader=rank == 0,
     )
     try:
-        import_module(f"graftlm.stages.{asked['stage']}").run(context)
+        with interrupt.handled(context.settings.trainer.signals):
+            import_module(f"graftlm.stages.{asked['stage']}").run(context)
     except errors.GraftlmError as error:
         problems = [{**dataclasses.asdict(problem), "value": str(problem.value)} for problem in error.problems]
         write_json(request.with_name(f"error.{rank}.json"), {"kind": type(error).__name__, "problems": problems})

@@ -20,7 +20,8 @@ from graftlm.jobs import StageContext
 from graftlm.models.build import build_donor, build_host, set_generation
 from graftlm.models.seq2seq import Seq2SeqModule
 from graftlm.schema import ModelSettings
-from graftlm.stages.training import CHECKPOINT, fit, write_cost
+from graftlm.stages.saving import saved
+from graftlm.stages.training import fit, write_cost
 from graftlm.tracking import tracker
 from graftlm.transfer import adapters
 from graftlm.transfer.callback import TransferCallback
@@ -56,7 +57,7 @@ def run(context: StageContext) -> None:
         base=lambda: build_donor(settings.model, corpus.donor_tokenizer, corpus.donor_rows),
         adapter=adapter,
         languages=[langs[place] for place in places],
-        resuming=report.is_file() and (context.work / CHECKPOINT).is_file(),
+        resuming=report.is_file() and saved(context.work, context.progress) is not None,
     )
     format = HostFormat.from_tokenizer(tokenizer)
     with tracker(context) as track:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import time
+import signal
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import transformers
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
 
+from graftlm import interrupt
 from graftlm.console import Advance, Progress
 from graftlm.errors import SettingsError
 from graftlm.jobs import StageContext
 from graftlm.schema import OptimSettings, TrainerSettings
-from graftlm.store import SCRATCH, write_json
+from graftlm.stages.saving import CHECKPOINT, Clock, Course, StoppedError, WholeFiles, saved
+from graftlm.store import write_json
 from graftlm.tracking import Tracker
 
-CHECKPOINT = f"{SCRATCH}/last.ckpt"  # of a training that is not finished
-_NEVER = 10**9  # Lightning's own validation is off: `Validate` does it
+_NEVER = 10**9  # Lightning's own validation is off: `Course` does it
 
 
 class MetricsLogger(Logger):
@@ -59,55 +60,6 @@ class MetricsLogger(Logger):
                 "seconds": round(self._clock.seconds, 3),
             }
             self._tracker.log(values, self._module.trainer.global_step, counters)
-
-
-class Clock(Callback):
-    """Seconds of training, earlier attempts at the same stage included."""
-
-    def __init__(self) -> None:
-        self.earlier = 0.0
-        self._begun = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return self.earlier + time.monotonic() - self._begun
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begun = time.monotonic()
-
-
-class Validate(Callback):
-    """Validation after given numbers of steps, 0 among them: the curve begins where the graft left the model.
-
-    Lightning validates at even intervals, after its checkpoint of the same step; here the steps are any, and a
-    checkpoint is written after the validation, so that a resumed run neither repeats nor misses one.
-    """
-
-    def __init__(self, steps: Collection[int]):
-        self._steps = frozenset(steps)
-        self._last = -1
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._last = trainer.global_step
-        if trainer.global_step == 0 and 0 in self._steps:
-            self._validate(trainer, pl_module)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        # with accumulated gradients several batches end at the same step
-        if trainer.global_step != self._last:
-            self._last = trainer.global_step
-            if trainer.global_step in self._steps:
-                self._validate(trainer, pl_module)
-
-    def _validate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # as Lightning itself does it between two training batches
-        connector = trainer._logger_connector
-        first = connector._first_loop_iter
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.run()
-        trainer.training = True
-        connector._first_loop_iter = first
-        pl_module.train()
 
 
 def validation_steps(optim: OptimSettings, early: bool) -> list[int]:
@@ -172,23 +124,27 @@ def fit(
     Raises:
         SettingsError: the trainer's device is not there.
         TrainingError: the loss is not a number.
+        Interrupted: a signal asked to save and end.
     """
     trainer_settings = context.settings.trainer
-    scratch = context.work / SCRATCH
     checkpoint = context.work / CHECKPOINT
     clock = Clock()
-    saver = ModelCheckpoint(
-        dirpath=scratch,
-        filename="last",
-        every_n_train_steps=optim.checkpoint_interval,
-        save_top_k=1,
-        enable_version_counter=False,
-    )
-    resumed = checkpoint.is_file()
-    step = int(torch.load(checkpoint, weights_only=True, mmap=True)["global_step"]) if resumed else 0
-    clock.earlier = tracker.rewind(step if resumed else -1)
+    resumed = saved(context.work, context.progress)
+    tracker.rewind(resumed["lines"] if resumed else 0)
     if resumed:
-        context.progress.say(f"{label}: going on from step {step}")
+        clock.earlier = resumed["seconds"]
+        context.progress.say(f"{label}: going on from step {resumed['step']}")
+    course = Course(
+        checkpoint,
+        validation_steps(optim, early_validation),
+        save_every=optim.checkpoint_interval,
+        log_every=min(10, optim.val_interval),
+        final=optim.max_steps,
+        tracker=tracker,
+        clock=clock,
+    )
+    # strategies that divide the model among devices write in ways of their own
+    whole = trainer_settings.strategy != "fsdp"
     trainer = make_trainer(
         trainer_settings,
         module.freezes,
@@ -197,23 +153,29 @@ def fit(
         val_check_interval=_NEVER,
         check_val_every_n_epoch=None,
         logger=MetricsLogger(tracker, module, clock),
-        log_every_n_steps=min(10, optim.val_interval),
+        enable_checkpointing=False,
+        plugins=[WholeFiles()] if whole else None,
         callbacks=[
             *callbacks,
-            *([Gather(module.model)] if trainer_settings.strategy == "fsdp" else []),
+            *([] if whole else [Gather(module.model)]),
             clock,
-            Validate(validation_steps(optim, early_validation)),
             ShowProgress(context.progress, label),
-            saver,
+            course,
         ],
     )
+    path = str(checkpoint) if resumed else None
     try:
         with quiet():
-            trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resumed else None, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    except StoppedError:
+        interrupt.check()
+        raise interrupt.Interrupted(signal.SIGTERM) from None  # another device heard it
     except SystemExit as leaving:
         if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit of its own
-            raise KeyboardInterrupt from leaving
+            raise leaving.__context__ from None
         raise
+    finally:
+        course.close()
     parameters = sum(parameter.numel() for parameter in module.model.parameters())
     return {
         "seconds": round(clock.seconds, 3),

@@ -1,0 +1,318 @@
+"""Who builds an artifact: one process at a time, among several machines on one folder.
+
+A claim is a numbered file beside the artifact, `KEY.claim-N`, which can be created only once; the highest number is in
+force. Its holder keeps a lock on it (flock), which the kernel releases however the process ends, and every few seconds
+writes `KEY.holder`: who it is and how far. So others learn of its death
+- on the same machine by the lock;
+- on another one, where the file system may not carry locks and the whole machine may be gone, by a heartbeat that does
+  not change for the length of a lease, as they see it themselves: clocks of different machines are not compared.
+They then claim the next number. A holder that was only slow finds a higher number when it wakes up, and has lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graftlm.console import Watched
+
+BEAT = 3.0  # seconds between two heartbeats, at most; fewer under a short lease
+_MACHINE = "GRAFTLM_MACHINE"  # another name for this machine: for tests, and for containers that share a kernel's id
+_descriptors: set[int] = set()  # of claims held by this process
+
+
+def _forget_in_child() -> None:
+    # a forked child (a worker of a data loader) shares its parent's locks, and would keep them beyond its death
+    for descriptor in list(_descriptors):
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def machine() -> str:
+    """What tells this machine, and this boot of it, from others: names are not unique everywhere."""
+    told = os.environ.get(_MACHINE)
+    if told:
+        return told
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = f"{uuid.getnode():x}"
+    return f"{socket.gethostname()}/{boot}"
+
+
+class LostError(Exception):
+    """A claim was taken over while its holder gave no sign of life. Not for users: the store waits for the heir."""
+
+
+@dataclass
+class Claim:
+    """A claim that this process holds.
+
+    Attributes:
+        path: of the artifact: the claim's files stand beside it.
+        work: the folder of the unfinished artifact, which no other claim uses while its holder may be alive.
+        source: the folder of a holder that may come back; what it left is copied from there.
+        dead: who held it before, where that one did not release it.
+    """
+
+    path: Path
+    number: int
+    work: Path
+    descriptor: int
+    source: Path | None = None
+    dead: str = ""
+    lost: bool = False
+
+    def in_force(self) -> bool:
+        """Whether no other process has taken it over. What is lost stays lost."""
+        if not self.lost:
+            try:
+                numbers = _claims(self.path)
+            except FileNotFoundError:
+                numbers = {}
+            except OSError:  # the network is away for a moment: nothing can be told
+                return True
+            self.lost = not numbers or max(numbers) != self.number
+        return not self.lost
+
+    def prepare(self) -> None:
+        """Make the folder, with what an earlier holder left."""
+        if self.source is not None and self.source.is_dir() and not self.work.exists():
+            with contextlib.suppress(OSError, shutil.Error):  # its owner may be at work in it again
+                shutil.copytree(self.source, self.work, ignore=shutil.ignore_patterns("*.tmp"))
+        self.work.mkdir(exist_ok=True)
+
+    def release(self, published: bool) -> None:
+        """Let others have it. Files of a claim that is lost are left to its heirs."""
+        try:
+            if self.in_force():
+                if published:
+                    others = self.path.parent.glob(f"{self.path.name}.*.tmp")
+                    for leftover in (*_claims(self.path).values(), _heartbeat(self.path), *others):
+                        leftover.unlink(missing_ok=True)
+                else:
+                    # the number is not used again: a slow observer of an earlier claim must not find it free
+                    content = json.dumps({**_identity(), "work": self.work.name, "released": True})
+                    os.ftruncate(self.descriptor, 0)
+                    os.pwrite(self.descriptor, content.encode(), 0)
+        except OSError:
+            pass  # the folder is gone or full: the lock below is what counts
+        finally:
+            _close(self.descriptor)
+
+
+class Observer:
+    """One process' look at the claims on an artifact, again and again."""
+
+    def __init__(self, path: Path, lease: float):
+        self._path = path
+        self._lease = lease
+        self._seen: tuple[Any, ...] = ()
+        self._since = 0.0
+        self._holder: dict[str, Any] = {}
+
+    def attempt(self) -> Claim | None:
+        """Claim the artifact if nobody alive does.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        claims = _claims(self._path)
+        if not claims:
+            return _create(self._path, 1)
+        newest = max(claims)
+        raw, heartbeat = _read(claims[newest]), _read(_heartbeat(self._path))
+        self._holder = {**_parse(raw), **_parse(heartbeat)}
+        content, now = _parse(raw), time.monotonic()
+        if (newest, raw, heartbeat) != self._seen:
+            self._seen, self._since = (newest, raw, heartbeat), now
+        if content.get("released"):
+            return _create(self._path, newest + 1, raw)
+        locked = _locked(claims[newest]) if content.get("machine") == machine() else None
+        if locked is False:
+            return _create(self._path, newest + 1, raw, dead=self.who)
+        if locked is None and now - self._since >= self._lease:
+            return _create(self._path, newest + 1, raw, dead=self.who, may_return=True)
+        return None
+
+    @property
+    def who(self) -> str:
+        """The holder, in words."""
+        host, pid = self._holder.get("host"), self._holder.get("pid")
+        return f"process {pid} on {host}" if host else "another process"
+
+    @property
+    def progress(self) -> tuple[str, int, int | None]:
+        """What the holder last told: label, units done, total (None: not known)."""
+        label, done, total = (self._holder.get(name) for name in ("label", "done", "total"))
+        return str(label or ""), done if isinstance(done, int) else 0, total if isinstance(total, int) else None
+
+
+@contextlib.contextmanager
+def heartbeats(claim: Claim, stage: str, lease: float, watched: Watched) -> Iterator[None]:
+    """Tell others how far it is, from a thread: also in phases that count nothing.
+
+    Where the claim was lost, the next count of `watched` raises `LostError`.
+    """
+    end = threading.Event()
+    every = min(BEAT, lease / 4)
+    token = uuid.uuid4().hex
+
+    def beat() -> None:
+        number = 0
+        while True:
+            if not claim.in_force():
+                watched.stop = LostError()
+                return
+            label, done, total = watched.now
+            content = {**_identity(), "claim": claim.number, "stage": stage, "label": label, "done": done}
+            content |= {"total": total, "time": round(time.time(), 1), "beat": f"{token[:8]}-{number}"}
+            with contextlib.suppress(OSError):
+                target = _heartbeat(claim.path)
+                temporary = target.with_name(f"{target.name}.{token[:8]}.tmp")
+                temporary.write_text(json.dumps(content), encoding="utf-8")
+                temporary.replace(target)
+            number += 1
+            if end.wait(every):
+                return
+
+    thread = threading.Thread(target=beat, name="graftlm-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join(timeout=10 * BEAT)  # a network folder may keep it
+
+
+def _identity() -> dict[str, Any]:
+    return {"machine": machine(), "host": socket.gethostname(), "pid": os.getpid()}
+
+
+def _heartbeat(path: Path) -> Path:
+    return path.with_name(path.name + ".holder")
+
+
+def _claims(path: Path) -> dict[int, Path]:
+    pattern = re.compile(re.escape(path.name) + r"\.claim-(\d+)")
+    found: dict[int, Path] = {}
+    for name in os.listdir(path.parent):  # noqa: PTH208 - names are enough, and asking for them has NFS look anew
+        if match := pattern.fullmatch(name):
+            found[int(match[1])] = path.parent / name
+    return found
+
+
+def _create(path: Path, number: int, before: bytes = b"", dead: str = "", may_return: bool = False) -> Claim | None:
+    """The claim of this number, after one with the content `before`; None where another process was quicker."""
+    token = uuid.uuid4().hex[:8]
+    file = path.with_name(f"{path.name}.claim-{number}")
+    earlier = path.with_name(str(_parse(before).get("work") or f"{path.name}.partial"))
+    work = path.with_name(f"{path.name}.{number}.partial") if may_return else earlier
+    content = json.dumps({**_identity(), "work": work.name, "token": token}).encode()
+    temporary = path.with_name(f"{path.name}.{token}.tmp")
+    descriptor = _open_new(temporary)
+    try:
+        _lock(descriptor)  # before it has its name: nobody ever sees it unlocked
+        os.write(descriptor, content)
+        try:
+            os.link(temporary, file)
+        except FileExistsError:
+            _close(descriptor)
+            return None
+        except OSError:  # a file system without hard links: others see it empty for an instant, and then locked
+            _close(descriptor)
+            try:
+                descriptor = _open_new(file)
+            except FileExistsError:
+                return None
+            _lock(descriptor)
+            os.write(descriptor, content)
+    finally:
+        temporary.unlink(missing_ok=True)
+    claim = Claim(path, number, work, descriptor, earlier if may_return else None, dead)
+    # whoever slept since it looked may have come too late
+    if not claim.in_force() or (number > 1 and _read(path.with_name(f"{path.name}.claim-{number - 1}")) != before):
+        claim.lost = True
+        file.unlink(missing_ok=True)
+        claim.release(published=False)
+        return None
+    for old, leftover in _claims(path).items():
+        if old < number:
+            leftover.unlink(missing_ok=True)
+    return claim
+
+
+def _open_new(file: Path) -> int:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    _descriptors.add(descriptor)
+    return descriptor
+
+
+def _close(descriptor: int) -> None:
+    _descriptors.discard(descriptor)
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _lock(descriptor: int) -> None:
+    """Where there are no locks, the heartbeat alone tells."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # free but for an instant in which another process looks
+    except (ImportError, OSError):
+        pass
+
+
+def _locked(file: Path) -> bool | None:
+    """Whether a process of this machine holds the lock; None where the file system has none."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return True  # gone meanwhile: look again
+    try:
+        # shared: those who look do not take each other for the holder
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    else:
+        return False
+    finally:
+        os.close(descriptor)
