@@ -1,0 +1,141 @@
+"""Signals: what is installed, what is put back, and what of others' is called at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from graftlm import interrupt
+from graftlm.interrupt import Interrupted, handled, saves
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    yield
+    for signum, handler in kept.items():
+        signal.signal(signum, handler)
+
+
+def send(name: str) -> None:
+    os.kill(os.getpid(), getattr(signal, name))
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 138), ("SIGUSR2", 140)])
+def test_where_nothing_is_to_be_saved_a_signal_ends_at_once(name: str, code: int) -> None:
+    with pytest.raises(Interrupted) as stopped, handled():  # noqa: PT012 - signals come in the midst
+        send(name)
+        raise AssertionError("went on")
+    assert stopped.value.code == code
+    assert str(stopped.value) == name
+
+
+def test_a_training_is_left_to_save(capfd: pytest.CaptureFixture[str]) -> None:
+    steps = []
+    with pytest.raises(Interrupted), handled():  # noqa: PT012 - signals come in the midst
+        with saves():
+            assert not interrupt.pending()
+            for step in range(4):
+                if step == 1:
+                    send("SIGTERM")
+                    send("SIGTERM")  # an impatient scheduler changes nothing
+                steps.append(step)
+            assert interrupt.pending()
+        interrupt.check()
+    assert steps == [0, 1, 2, 3]
+    assert capfd.readouterr().err == "graftlm: SIGTERM: saving after this step\n"
+
+
+def test_a_signal_that_was_noted_too_late_still_ends_what_would_follow() -> None:
+    with pytest.raises(Interrupted), handled(), saves():
+        send("SIGTERM")
+
+
+def test_handlers_are_put_back_and_ignored_signals_stay_ignored() -> None:
+    def mine(signum: int, frame: object) -> None:
+        raise AssertionError("not called")
+
+    signal.signal(signal.SIGUSR1, mine)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    before = signal.getsignal(signal.SIGINT)
+    with handled():
+        assert signal.getsignal(signal.SIGUSR1) is not mine
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+        with handled():  # a second one within is the first
+            pass
+        assert signal.getsignal(signal.SIGUSR1) is not mine
+    assert signal.getsignal(signal.SIGUSR1) is mine
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_only_the_signals_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    with handled(["SIGTERM"]):
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+    monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR2")
+    with pytest.raises(Interrupted), handled(["SIGTERM"]):
+        send("SIGUSR2")
+
+
+def test_the_handler_of_a_scheduler_is_called_when_all_is_saved() -> None:
+    """As submitit's does: it has the job requeued, and leaves; meanwhile other signals come."""
+    order: list[str] = []
+
+    def requeue(signum: int, frame: object) -> None:
+        order.append(f"requeue {signal.Signals(signum).name}")
+        send("SIGTERM")
+        raise SystemExit(-1)
+
+    signal.signal(signal.SIGUSR2, requeue)
+    with pytest.raises(SystemExit) as left, handled():  # noqa: PT012 - signals come in the midst
+        try:
+            with saves():
+                send("SIGUSR2")
+                order.append("step")
+            order.append("saved")
+            interrupt.check()
+        finally:
+            order.append("recorded")
+    assert order == ["step", "saved", "recorded", "requeue SIGUSR2"]
+    assert left.value.code == -1
+    assert signal.getsignal(signal.SIGUSR2) is requeue
+
+
+def test_a_handler_that_only_looks_on_does_not_keep_the_job_alive() -> None:
+    """submitit's for SIGTERM."""
+    seen: list[int] = []
+    signal.signal(signal.SIGTERM, lambda signum, frame: seen.append(signum))
+    with pytest.raises(Interrupted), handled():
+        send("SIGTERM")
+    assert seen == [signal.SIGTERM]
+
+
+def test_other_threads_install_nothing() -> None:
+    found: list[object] = []
+
+    def work() -> None:
+        with handled():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [signal.SIG_DFL]
+
+
+def test_a_worker_of_a_loader_outlives_a_signal_to_its_group() -> None:
+    child = os.fork()
+    if not child:
+        interrupt.in_worker(0)
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+            send(name)
+        send("SIGTERM")  # the loader's own
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGTERM
