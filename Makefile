@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test check format clean
+.PHONY: help install demo smoke test soak check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,6 +30,9 @@ smoke: $(INSTALLED) ## the whole path once on the smallest models, in seconds
 
 test: $(INSTALLED) ## all tests
 	@$(BIN)/python -m pytest
+
+soak: $(INSTALLED) ## kill a sweep 50 times at random moments, and compare with one that nothing disturbed
+	@$(BIN)/python benchmarks/soak_kills.py --kills 50
 
 check: $(INSTALLED) ## lint, format, types
 	@$(BIN)/ruff check .

@@ -229,6 +229,17 @@ def test_a_failed_build_hands_over(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "corpus").iterdir()] == [KEY.key]
 
 
+def test_what_a_kill_after_the_publication_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("graftlm.claims.Claim.release", lambda claim, published: os.close(claim.descriptor))
+        path, _ = store.obtain(KEY, rows)
+    (tmp_path / "corpus" / f"{KEY.key}.2.partial").mkdir()
+    assert len(list(path.parent.iterdir())) == 4
+    assert store.obtain(KEY, rows) == (path, True)
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_who_builds_asks_for_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path)
     other = StageKey("corpus", 1, {"rows": 4}, {})

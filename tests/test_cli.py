@@ -258,6 +258,42 @@ def test_an_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
     assert "1 resume" in planned.stdout
 
 
+def test_a_terminated_sweep_saves_starts_no_other_job_and_mends_what_was_damaged_meanwhile(tmp_path: Path) -> None:
+    words = ("experiment=smoke", "transfer=none", "finetune.max_steps=150", "finetune.val_interval=150")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "graftlm", "run", "-m", *words, "finetune.seed=1,2"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 240
+    while not any(
+        path.read_text().count("\n") >= 3 for path in tmp_path.glob("multirun/store/finetune/*.partial/metrics.jsonl")
+    ):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert said.rstrip().endswith("graftlm: interrupted (SIGTERM); the same command goes on from here")
+    assert "Traceback" not in said
+    (record,) = jobs(tmp_path)
+    assert record["status"] == "interrupted"
+    assert list(tmp_path.glob("multirun/store/finetune/*.partial/scratch/last.ckpt"))
+
+    (corpus,) = tmp_path.glob("multirun/store/corpus/*/")
+    victim = max((path for path in corpus.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    result = graftlm(tmp_path, "run", *words)
+    assert result.returncode == 0, result.stderr
+    assert "the stored artifact is damaged" in result.stderr
+    assert "finetune none seed 1: going on from step" in result.stderr
+    assert victim.read_bytes() == whole
+
+
 def test_a_failed_job_fails_the_sweep_but_not_the_others(
     swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -104,7 +104,8 @@ class Claim:
             if self.in_force():
                 if published:
                     others = self.path.parent.glob(f"{self.path.name}.*.tmp")
-                    for leftover in (*_claims(self.path).values(), _heartbeat(self.path), *others):
+                    # the heartbeat goes last: where it is left, a kill came in between (`left_over`)
+                    for leftover in (*others, *_claims(self.path).values(), _heartbeat(self.path)):
                         leftover.unlink(missing_ok=True)
                 else:
                     # the number is not used again: a slow observer of an earlier claim must not find it free
@@ -162,6 +163,11 @@ class Observer:
         """What the holder last told: label, units done, total (None: not known)."""
         label, done, total = (self._holder.get(name) for name in ("label", "done", "total"))
         return str(label or ""), done if isinstance(done, int) else 0, total if isinstance(total, int) else None
+
+
+def left_over(path: Path) -> bool:
+    """Whether files of claims stand beside an artifact: somebody is at work, or was killed before removing them."""
+    return _heartbeat(path).exists()
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import graftlm
-from graftlm.claims import Claim, LostError, Observer, heartbeats
+from graftlm.claims import Claim, LostError, Observer, heartbeats, left_over
 from graftlm.console import Advance, Progress, Silent, Watched
 from graftlm.errors import StoreError
 
@@ -118,6 +118,7 @@ class Store:
         watched = progress if isinstance(progress, Watched) else Watched(progress or Silent())
         final, name = self.path(key), f"{key.stage} {key.key[:8]}"
         if not suspect and self._sound(key):
+            self._tidy(key)
             return final, True
         if getattr(_claimed, "name", None):
             raise RuntimeError(f"{name}: asked for by the maker of {_claimed.name}; two such could wait for each other")
@@ -186,6 +187,15 @@ class Store:
                 counted = max(done, counted)
                 time.sleep(pause)
                 pause = min(1.0, 1.5 * pause)
+
+    def _tidy(self, key: StageKey) -> None:
+        """Remove what a process that was killed just after its publication has left beside the artifact."""
+        path = self.path(key)
+        with contextlib.suppress(OSError):  # a store may be there to be read only
+            if left_over(path) and (claim := Observer(path, self.lease).attempt()) is not None:
+                for leftover in self._partial(key):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                claim.release(published=True)
 
     def _partial(self, key: StageKey) -> list[Path]:
         """Folders of unfinished builds: the usual one, and those of holders that were taken for dead."""
