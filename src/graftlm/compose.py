@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from graftlm.errors import Problem, SettingsError
 from graftlm.schema import Settings
+from graftlm.search.space import Dimension, Search, check_space, corners, dimension
 
 CONFIG_MODULE = "graftlm.conf"
 # groups whose choice tells runs apart, in the order of `conf/config.yaml`
@@ -41,7 +42,7 @@ class Words:
 
 
 def compose_jobs(words: Words) -> list[Job]:
-    """The jobs that a command line asks for.
+    """The jobs that a command line asks for; of a search those at the corners of its space.
 
     A sweep is expanded as Hydra's own sweeper does it: every combination of comma-separated values, those of
     `hydra.sweeper.params` included.
@@ -49,22 +50,46 @@ def compose_jobs(words: Words) -> list[Job]:
     Raises:
         SettingsError: with every mistake in every job, each once.
     """
-    problems: list[Problem] = [
+    problems = _deleted(words)
+    with _hydra(words) as base:
+        combinations = _parse_sweep(base, problems).combinations() if words.multirun else iter([base])
+        return _jobs(combinations, problems)
+
+
+def compose_search(words: Words) -> Search | None:
+    """The search that a command line asks for; None where it asks for a single run or a grid.
+
+    Raises:
+        SettingsError: with every mistake in the space and at its corners, each once.
+    """
+    if not words.multirun:
+        return None
+    problems = _deleted(words)
+    with _hydra(words) as base:
+        sweep = _parse_sweep(base, problems)
+        if sweep.sampler is None:
+            return None
+        return Search(sweep.fixed, tuple(sweep.dimensions.values()), _jobs(sweep.combinations(), problems))
+
+
+def _deleted(words: Words) -> list[Problem]:
+    return [
         Problem(item.lstrip("~"), "(deleted)", "a setting cannot be taken away", "give it a value")
         for item in words.overrides
         if item.startswith("~")
     ]
+
+
+def _jobs(combinations: Iterable[Sequence[str]], problems: list[Problem]) -> list[Job]:
     jobs: list[Job] = []
-    with _hydra(words) as base:
-        combinations = _parse_sweep(base, problems).combinations() if words.multirun else iter([base])
-        for overrides in combinations:
-            try:
-                mapping, choices = _compose(overrides)
-                settings = Settings.from_mapping(mapping)
-            except SettingsError as error:
-                problems += error.problems
-                continue
-            jobs.append(Job(tuple(item for item in overrides if not item.startswith("hydra.")), choices, settings))
+    for overrides in combinations:
+        try:
+            mapping, choices = _compose(overrides)
+            settings = Settings.from_mapping(mapping)
+        except SettingsError as error:
+            problems += error.problems
+            continue
+        jobs.append(Job(tuple(item for item in overrides if not item.startswith("hydra.")), choices, settings))
     if problems:
         raise SettingsError(problems)
     return jobs
@@ -80,6 +105,7 @@ def sweep_overrides(words: Words) -> list[str]:
     return [item for item in sweep.fixed if not item.startswith("hydra.searchpath=")] + [
         *sweep.varied.values(),
         "hydra.sweeper.params=null",
+        *(["search.params={}"] if sweep.sampler else []),
     ]
 
 
@@ -186,6 +212,8 @@ def _problem(override: str, error: Exception) -> Problem:
         return Problem(key, value, what, "mend the file")
     if "Ambiguous value" in text:
         return Problem(key, value, "has several values", "add -m for a sweep, or [..] around a list")
+    if "requires --multirun" in text:
+        return Problem(key, value, "has several values", "add -m for a sweep")
     if "Could not append" in text:
         return Problem(key, value, "is there already", "leave out the +")
     if isinstance(error, OverrideParseException) or not _:
@@ -207,6 +235,8 @@ def _near_key(key: str) -> str:
     from hydra import compose
     from omegaconf import OmegaConf
 
+    if key.startswith("search."):
+        return "a grid has no search: choose sweep=random, tpe, cmaes or nsga2"
     known = list(_paths(OmegaConf.to_container(compose("config"), resolve=False), ""))
     close = difflib.get_close_matches(key, [*known, *GROUPS], n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else "graftlm run --cfg job shows all settings"
@@ -226,55 +256,77 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Sweep:
-    """A sweep taken apart: overrides that hold for all jobs, and those with several values, as text and as a list."""
+    """A sweep taken apart: overrides that hold for all jobs, and those with several values, as text and as read.
+
+    `sampler`: what chooses the jobs of a search; None for a grid.
+    """
 
     fixed: tuple[str, ...]
     varied: dict[str, str]
-    values: dict[str, list[str]]
+    dimensions: dict[str, Dimension]
+    sampler: str | None
 
     def combinations(self) -> Iterator[tuple[str, ...]]:
-        for combination in itertools.product(*self.values.values()):
+        items = self.dimensions.values()
+        found: Iterable[tuple[str, ...]]
+        if self.sampler:
+            found = corners(tuple(items))
+        else:
+            found = itertools.product(*([f"{item.key}={option}" for option in item.options] for item in items))
+        for combination in found:
             yield (*self.fixed, *combination)
 
 
 def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
-    """What varies, on the command line and in `hydra.sweeper.params` of an experiment; the command line wins."""
+    """What varies, on the command line and in the `params` of an experiment; the command line wins."""
     from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    parser = OverridesParser.create()
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     fixed: list[str] = []
     varied: dict[str, str] = {}
-    values: dict[str, list[str]] = {}
+    dimensions: dict[str, Dimension] = {}
 
     def take(text: str) -> None:
         try:
             parsed = parser.parse_override(text)
+            parsed.config_loader = parser.config_loader
+            if parsed.is_sweep_override():
+                key = parsed.get_key_element()
+                dimensions[key] = dimension(parsed)
+                varied[key] = text
+            else:
+                fixed.append(text)
         except HydraException as error:
             problems.append(_problem(text, error))
-            return
-        if parsed.is_sweep_override():
-            key = parsed.get_key_element()
-            varied[key] = text
-            values[key] = [f"{key}={item}" for item in parsed.sweep_string_iterator()]
-        else:
-            fixed.append(text)
+        except SettingsError as error:
+            problems.extend(error.problems)
 
     for text in overrides:
         take(text)
+    sampler: str | None = None
+    params: dict[str, Any] = {}
     try:
         config = compose("config", overrides=fixed, return_hydra_config=True)
-        params = OmegaConf.to_container(config.hydra.sweeper.params) if config.hydra.sweeper.get("params") else {}
-    except _mistakes():
-        params = {}  # the mistake is found and explained when the jobs are composed
+        for found in (config.hydra.sweeper.get("params"), config.get("search", {}).get("params")):
+            params |= OmegaConf.to_container(found) if found else {}  # type: ignore[operator]
+        sampler = config.get("search", {}).get("sampler")
+    except _mistakes():  # the mistake is found and explained when the jobs are composed
+        sampler = "unknown" if any(not item.options for item in dimensions.values()) else None
     given = {item.partition("=")[0].lstrip("+") for item in overrides}
-    if isinstance(params, dict):
-        for key, value in params.items():
-            if str(key) not in given:
-                take(f"{key!s}={value!s}")
-    return _Sweep(tuple(fixed), varied, values)
+    for key, value in params.items():
+        if str(key) not in given:
+            take(f"{key!s}={value!s}")
+    if sampler and not problems:
+        problems.extend(check_space(tuple(dimensions.values()), sampler))
+    for item in () if sampler else dimensions.values():
+        if not item.options:
+            reason = "is a range of numbers, which a grid cannot count through"
+            problems.append(Problem(item.key, varied[item.key].partition("=")[2], reason, "add sweep=tpe"))
+    return _Sweep(tuple(fixed), varied, dimensions, sampler)
 
 
 def config_folder() -> Path:

@@ -19,6 +19,7 @@ from graftlm.console import Progress, Watched
 from graftlm.errors import GraftlmError
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
+from graftlm.search.pruning import tell_curve
 from graftlm.store import StageKey, Store, write_json
 
 RECORD = "job.json"
@@ -40,6 +41,14 @@ class Labels:
     @property
     def arm(self) -> str:
         return self.choices.get("transfer", "custom")
+
+
+class Pruned(Exception):
+    """A trial of a search is given up after a step; its stage stays unfinished, with a checkpoint."""
+
+    def __init__(self, step: int, of: int, loss: float):
+        super().__init__(f"given up at step {step} of {of}: val loss {loss:.4g} is worse than that of other trials")
+        self.step, self.of, self.loss = step, of, loss
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
     started = datetime.now(UTC).isoformat(timespec="seconds")
     stages: list[dict[str, Any]] = []
 
-    def write(status: str, error: str | None) -> Outcome:
+    def write(status: str, error: str | None, **more: Any) -> Outcome:
         result = Outcome(status, error, tuple(stages), time.monotonic() - begun)
         settings = job.settings
         record = {
@@ -124,6 +133,7 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
             "seeds": {"pretrain": settings.pretrain.seed, "finetune": settings.finetune.seed},
             "settings": dataclasses.asdict(settings),
             "stages": stages,
+            **more,
         }
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RECORD, record)
@@ -132,6 +142,8 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
     write(RUNNING, None)
     try:
         _run_stages(job, folder, sweep, progress, stages)
+    except Pruned as end:
+        return write("pruned", str(end), pruned_step=end.step)
     except GraftlmError as error:
         return write("failed", str(error))
     except KeyboardInterrupt as stopped:
@@ -185,5 +197,7 @@ def _run_stages(job: Job, folder: Path, sweep: str, progress: Progress, stages: 
 
     for key in keys:
         reused = obtain(key)
+        if reused and key.stage == "finetune":
+            tell_curve(settings, paths[key.key], watched)
         path = os.path.relpath(paths[key.key], folder.absolute())
         stages.append({"stage": key.stage, "key": key.key, "path": path, "reused": reused})

@@ -14,6 +14,7 @@ from graftlm.data.languages import CODES, nearest, to_code
 from graftlm.data.settings import DataSettings, constant_codes
 from graftlm.errors import Problem, SettingsError
 from graftlm.fields import build, setting
+from graftlm.search.settings import SearchSettings
 
 # --- the model pair -------------------------------------------------------------------------------------------------
 
@@ -341,6 +342,7 @@ class Settings:
     logger: LoggerSettings = field(default_factory=LoggerSettings, metadata={"outcome": False})
     store: StoreSettings = field(default_factory=StoreSettings, metadata={"outcome": False})
     report: ReportSettings = field(default_factory=ReportSettings, metadata={"outcome": False})
+    search: SearchSettings = field(default_factory=SearchSettings, metadata={"outcome": False})
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Settings:

@@ -56,7 +56,7 @@ _swept: list[Path] = []  # folders of the sweeps that did
 def hand_over(arguments: Sequence[str], jobs: int | None, command: str) -> tuple[list[Outcome], list[Path]]:
     """Let Hydra launch the jobs and tell how each ended; returns their outcomes and the folders of sweeps.
 
-    `jobs`: how many there will be; 0 where Hydra only shows something.
+    `jobs`: how many there will be; None where a search decides as it goes, 0 where Hydra only shows something.
     """
     global _launch
     _launch = Launch(command, jobs, str(Path.cwd()))
@@ -82,11 +82,15 @@ def task(config: Any) -> None:
     full._set_flag("struct", False)
     full.hydra = found
     mapping, choices = to_mapping(full)
-    overrides = tuple(str(item) for item in found.overrides.task)
+    # how jobs were chosen is none of what they are
+    words = (str(item) for item in found.overrides.task)
+    overrides = tuple(item for item in words if not item.startswith(("search.", "sweep=")))
     job = Job(overrides, choices, Settings.from_mapping(mapping))
     folder = Path(found.runtime.output_dir)
     number = int(found.job.num) if swept else 0
     label = f"job {number + 1}" + (f"/{launch.jobs}" if launch.jobs else "")
+    if job.settings.search.trial is not None:
+        label = f"trial {job.settings.search.trial}"
     progress: Progress = progress_for_terminal() if _launch else Lines(prefix=f"{label}: ")
     title = " ".join(overrides) or "the defaults"
     progress.say(f"{label}: {title}" if _launch else title)

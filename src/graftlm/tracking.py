@@ -163,8 +163,11 @@ def tracker(context: StageContext) -> Iterator[Tracker]:
     opened = Tracker(context.work, sinks, context.progress, writes=context.leader)
     try:
         yield opened
-    except BaseException:
-        opened.finish(1)
+    except BaseException as end:
+        pruned = getattr(end, "step", None) if type(end).__name__ == "Pruned" else None
+        if pruned is not None:
+            opened.summary({"pruned_step": pruned})
+        opened.finish(0 if pruned is not None else 1)
         raise
     opened.finish(0)
 
@@ -195,6 +198,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if isinstance(line, dict) and isinstance(line.get("step"), int):
                 lines.append(line)
     return lines
+
+
+def validation_losses(folder: Path) -> list[tuple[int, float]]:
+    """Step and loss of the validations that a stage has written down, nan where it was not a number."""
+    path = folder / METRICS
+    lines = [line for line in read_metrics(path) if "val/loss" in line] if path.is_file() else []
+    return [(line["step"], math.nan if line["val/loss"] is None else float(line["val/loss"])) for line in lines]
 
 
 def _plain(settings: Any) -> dict[str, Any]:

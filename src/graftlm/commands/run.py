@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graftlm.commands.words import parse_words, run_help
+
+if TYPE_CHECKING:
+    from graftlm.search.space import Search
 
 ABOUT = "train, graft, fine-tune and evaluate: one job, or a sweep with -m"
 
@@ -16,7 +21,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     from graftlm import sweep
     from graftlm.commands.report import make_report
-    from graftlm.compose import compose_jobs, sweep_overrides
+    from graftlm.compose import compose_jobs, compose_search, sweep_overrides
     from graftlm.jobs import ENDED_WELL
 
     words = parse_words(arguments)
@@ -31,10 +36,43 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     from graftlm.plan import check_inputs
 
-    jobs = compose_jobs(words)
+    search = compose_search(words)
+    jobs = search.corners if search else compose_jobs(words)
     check_inputs(jobs, to_run=True)
-    overrides = ["--multirun", *sweep_overrides(words)] if words.multirun else words.overrides
-    outcomes, folders = sweep.hand_over([*flags, *overrides], len(jobs), command)
+    overrides = ["--multirun", *sweep_overrides(words)] if words.multirun else list(words.overrides)
+    if search:
+        overrides.append(f"search.study={open_study(search)}")
+    outcomes, folders = sweep.hand_over([*flags, *overrides], None if search else len(jobs), command)
     for folder in folders:
-        make_report([folder], folder)
+        if not search:
+            make_report([folder], folder)
+        elif not end_search(folder):
+            return 1
     return 0 if all(outcome.status in ENDED_WELL for outcome in outcomes) else 1
+
+
+def open_study(search: Search) -> str:
+    """The name of a search's study, which is made where it is missing; says what it holds."""
+    from graftlm.console import progress_for_terminal
+    from graftlm.search.study import Study
+
+    study = Study.prepare(search)
+    counts = ", ".join(f"{count} {state}" for state, count in study.counts().items())
+    progress_for_terminal().say(f"study {study.name}: {counts or 'new'}; {study.settings.trials} trials in all")
+    return study.name
+
+
+def end_search(folder: Path) -> bool:
+    """The report of a search and what it found; whether any trial gave a value."""
+    from graftlm.commands.report import make_report
+    from graftlm.errors import ReportError
+    from graftlm.search.summary import read_summary, tell_summary
+
+    try:
+        make_report([folder], folder)
+    except ReportError as error:  # no trial left a record, or those of earlier sweeps were removed
+        print(f"no report: {error}")
+    found = read_summary(folder)
+    for line in tell_summary(found):
+        print(line)
+    return bool(found["best"])

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from graftlm.errors import ReportError
-from graftlm.report.records import Artifacts, Run, mapping, number, read_run
+from graftlm.report.records import Artifacts, Run, mapping, number, read_run, rows
+from graftlm.search.summary import SUMMARY, read_summary
 
 # choices that say where a job ran or what wrote it down, not what it is
 _IDLE_CHOICES = {"logger", "sweep", "launch", "debug", "experiment", "trainer"}
@@ -86,6 +87,8 @@ class Collection:
 
     arms: list[Arm]
     failed: list[dict[str, Any]]
+    pruned: list[dict[str, Any]]
+    searches: list[str]
     warnings: list[str]
     confidence: float
     resamples: int
@@ -127,28 +130,30 @@ def collect(dirs: Sequence[Path]) -> Collection:
             "name a folder that `graftlm run` or `graftlm run -m` wrote",
         )
     done = [job for job in jobs if job.record.get("status") == "done"]
-    failed = [
-        {
-            "job": str(job.path.parent),
-            "arm": job.transfer,
-            "finetune_seed": job.seed("finetune"),
-            "pretrain_seed": job.seed("pretrain"),
-            "error": str(job.record.get("error") or "no error was recorded: it may have been killed"),
-            "command": str(job.record.get("command", "")),
-        }
-        for job in jobs
-        if job.record.get("status") != "done"
-    ]
     settings = jobs[-1].flat
     return Collection(
         arms=_arms(done, warnings),
-        failed=failed,
+        failed=[_ended_early(job) for job in jobs if job.record.get("status") not in ("done", "pruned")],
+        pruned=[_ended_early(job) for job in jobs if job.record.get("status") == "pruned"],
+        searches=sorted({str(job.flat["search.sampler"]) for job in jobs if job.flat.get("search.sampler")}),
         warnings=warnings,
         confidence=_number(settings.get("report.confidence"), 0.95),
         resamples=int(_number(settings.get("report.resamples"), 2000)),
         samples=int(_number(settings.get("report.samples"), 20)),
         jobs=len(jobs),
     )
+
+
+def _ended_early(job: Job) -> dict[str, Any]:
+    return {
+        "job": str(job.path.parent),
+        "arm": job.transfer,
+        "finetune_seed": job.seed("finetune"),
+        "pretrain_seed": job.seed("pretrain"),
+        "error": str(job.record.get("error") or "no error was recorded: it may have been killed"),
+        "command": str(job.record.get("command", "")),
+        "overrides": " ".join(job.record["overrides"]),
+    }
 
 
 def _arms(jobs: Sequence[Job], warnings: list[str]) -> list[Arm]:
@@ -252,6 +257,11 @@ def _find(dirs: Sequence[Path]) -> list[Path]:
             inner.sort(key=lambda name: (len(name), name) if name.isdigit() else (99, name))
             if "job.json" in files:
                 found[(Path(folder) / "job.json").resolve()] = None
+            if SUMMARY in files:  # a search that was continued: the jobs of its earlier sweeps
+                for trial in rows(read_summary(Path(folder)).get("trials")):
+                    record = (Path(folder) / str(trial.get("job")) / "job.json").resolve()
+                    if record.is_file():
+                        found[record] = None
     return list(found)
 
 

@@ -69,6 +69,7 @@ class Report:
     arms: list[ArmReport]
     warnings: list[str]
     failed: list[dict[str, Any]]
+    pruned: list[dict[str, Any]]
     confidence: float
     rule: str
     jobs: int
@@ -153,6 +154,7 @@ def compare(collection: Collection) -> Report:
         arms=results,
         warnings=warnings,
         failed=collection.failed,
+        pruned=collection.pruned,
         confidence=collection.confidence,
         rule=rule(collection.confidence),
         jobs=collection.jobs,

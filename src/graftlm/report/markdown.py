@@ -53,6 +53,10 @@ def to_markdown(report: Report) -> str:
             f"- {escape(item['arm'])}, seed {item['finetune_seed']}: {escape(item['error'])}" for item in report.failed
         ]
         lines.append("")
+    if report.pruned:
+        lines += ["## Pruned trials, which are no arms", ""]
+        lines += [f"- {escape(item['overrides'])}: {escape(item['error'])}" for item in report.pruned]
+        lines.append("")
     return "\n".join(lines)
 
 

@@ -28,6 +28,7 @@ def print_report(report: Report, console: Console) -> None:
     for title, lines in (
         ("Warnings", report.warnings),
         ("Failed", [f"{item['arm']}, seed {item['finetune_seed']}: {item['error']}" for item in report.failed]),
+        ("Pruned: no arms", [f"{item['overrides']}: {item['error']}" for item in report.pruned]),
     ):
         if lines:
             console.print()

@@ -174,6 +174,17 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
         )
     if any(arm.differs for arm in arms):
         said.append("Some arms differ from their baseline in more than the graft; see the warnings.")
+    if collection.searches:
+        said.append(
+            f"These are trials of a search ({', '.join(collection.searches)}): settings chosen by their own results, so "
+            "that the best of them looks better than it is. Repeat it with other seeds before you compare it."
+        )
+    if collection.pruned:
+        count = len(collection.pruned)
+        said.append(
+            f"Pruning was on: {count} trial{'' if count == 1 else 's'} {'was' if count == 1 else 'were'} given up before "
+            f"the end, {'is no arm' if count == 1 else 'are no arms'} and in no figure."
+        )
     if collection.failed:
         count = len(collection.failed)
         said.append(

@@ -24,11 +24,12 @@ from typing import Any
 
 from graftlm import errors, interrupt
 from graftlm.console import Silent, progress_for_terminal
-from graftlm.jobs import Labels, StageContext
+from graftlm.jobs import Labels, Pruned, StageContext
 from graftlm.schema import Settings, TrainerSettings
 from graftlm.store import SCRATCH, write_json
 
 _PR_SET_PDEATHSIG = 1
+_PRUNED = "pruned.json"
 _PATIENCE = 300  # seconds that a process has to end its step and save
 
 
@@ -37,6 +38,7 @@ def run_on_devices(stage: str, context: StageContext) -> None:
 
     Raises:
         GraftlmError: what the stage raised, of the lowest rank that failed.
+        Pruned: the training was given up.
         Interrupted: a signal came; the others have heard it, saved and ended.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -45,7 +47,7 @@ def run_on_devices(stage: str, context: StageContext) -> None:
 
     scratch = context.work / SCRATCH
     scratch.mkdir(exist_ok=True)
-    for old in [*scratch.glob("error.*.json"), *scratch.glob("trace.*.txt")]:
+    for old in [*scratch.glob("error.*.json"), *scratch.glob("trace.*.txt"), *scratch.glob(_PRUNED)]:
         old.unlink()
     request = scratch / "request.json"
     write_json(
@@ -118,6 +120,8 @@ def _environment(**values: str) -> Iterator[None]:
 
 def _told(scratch: Path, rank: int) -> Exception:
     """What the processes left behind; `rank` is the one that the agent saw fail first."""
+    if (scratch / _PRUNED).exists():
+        return Pruned(**json.loads((scratch / _PRUNED).read_text(encoding="utf-8")))
     for path in sorted(scratch.glob("error.*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         problems = [errors.Problem(**problem) for problem in found["problems"]]
@@ -152,6 +156,11 @@ def main(request: Path) -> int:
         problems = [{**dataclasses.asdict(problem), "value": str(problem.value)} for problem in error.problems]
         write_json(request.with_name(f"error.{rank}.json"), {"kind": type(error).__name__, "problems": problems})
         return 2
+    except Pruned as end:
+        if rank:  # all end at the same step; the agent hears of it from the one that writes, when that is ready
+            return 0
+        write_json(request.with_name(_PRUNED), {"step": end.step, "of": end.of, "loss": end.loss})
+        return 3
     except KeyboardInterrupt:
         return 130
     except Exception:  # often only the end of the connection to a process that failed before

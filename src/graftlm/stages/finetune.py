@@ -21,6 +21,7 @@ from graftlm.models.build import build_donor, build_host, set_generation
 from graftlm.models.seq2seq import Seq2SeqModule
 from graftlm.schema import ModelSettings
 from graftlm.stages.saving import saved
+from graftlm.search.pruning import make_watch
 from graftlm.stages.training import fit, write_cost
 from graftlm.tracking import tracker
 from graftlm.transfer import adapters
@@ -64,7 +65,17 @@ def run(context: StageContext) -> None:
         module = Seq2SeqModule(host, tokenizer, settings.finetune, settings.transfer)
         data = Seq2SeqDataModule(corpus, settings.finetune, settings.trainer)
         label = f"finetune {settings.transfer.name} seed {settings.finetune.seed}"
-        cost = fit(context, module, data, settings.finetune, track, label, callbacks=[graft], early_validation=True)
+        cost = fit(
+            context,
+            module,
+            data,
+            settings.finetune,
+            track,
+            label,
+            callbacks=[graft],
+            early_validation=True,
+            watch=make_watch(settings, context.progress, context.leader),
+        )
         if not context.leader:
             return
         host = module.model

@@ -143,7 +143,7 @@ class Course(Callback):
         if self._asked(trainer):
             self._stop(trainer)
         if step % self._save_every == 0:
-            self._save(trainer)
+            self.save(trainer)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         # on several devices the batches of a validation differ in number: they could not agree in the midst of it
@@ -182,10 +182,11 @@ class Course(Callback):
 
     def _stop(self, trainer: pl.Trainer, save: bool = True) -> None:
         if save:
-            self._save(trainer)
+            self.save(trainer)
         raise StoppedError
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def save(self, trainer: pl.Trainer) -> None:
+        """A checkpoint of the step that has ended."""
         if trainer.is_global_zero:
             self._tracker.sync()
         trainer.save_checkpoint(self._checkpoint)

@@ -22,11 +22,12 @@ from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
 from graftlm import interrupt
 from graftlm.console import Advance, Progress
 from graftlm.errors import SettingsError
-from graftlm.jobs import StageContext
+from graftlm.jobs import Pruned, StageContext
 from graftlm.schema import OptimSettings, TrainerSettings
+from graftlm.search.pruning import Watch
 from graftlm.stages.saving import CHECKPOINT, Clock, Course, StoppedError, WholeFiles, saved
 from graftlm.store import write_json
-from graftlm.tracking import Tracker
+from graftlm.tracking import Tracker, validation_losses
 
 _NEVER = 10**9  # Lightning's own validation is off: `Course` does it
 
@@ -75,6 +76,29 @@ def validation_steps(optim: OptimSettings, early: bool) -> list[int]:
     return sorted(steps)
 
 
+class GiveUp(Callback):
+    """Tells each validation loss to `watch`; where that says hopeless, leaves a checkpoint and ends the training.
+
+    It stands after `course`, which validates and saves, so that its own checkpoint is as exact.
+    """
+
+    def __init__(self, watch: Watch, course: Course):
+        self._watch = watch
+        self._course = course
+        self._loss: float | None = None  # of a validation that was hopeless
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val/loss"])
+        hopeless = trainer.is_global_zero and self._watch(trainer.global_step, loss)
+        if trainer.strategy.broadcast(hopeless) and 0 < trainer.global_step < trainer.max_steps:
+            self._loss = loss
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if self._loss is not None:
+            self._course.save(trainer)
+            raise Pruned(trainer.global_step, trainer.max_steps, self._loss)
+
+
 class ShowProgress(Callback):
     """Steps done, on the progress display that all stages share."""
 
@@ -118,10 +142,12 @@ def fit(
     label: str,
     callbacks: Sequence[Callback] = (),
     early_validation: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train for `optim.max_steps`, from the last checkpoint where an earlier attempt left one; returns the cost.
 
     Raises:
+        Pruned: `watch`, which is told each validation loss, says that it is hopeless.
         SettingsError: the trainer's device is not there.
         TrainingError: the loss is not a number.
         Interrupted: a signal asked to save and end.
@@ -134,6 +160,9 @@ def fit(
     if resumed:
         clock.earlier = resumed["seconds"]
         context.progress.say(f"{label}: going on from step {resumed['step']}")
+        if watch is not None:
+            for step, loss in validation_losses(context.work):
+                watch(step, loss)
     course = Course(
         checkpoint,
         validation_steps(optim, early_validation),
@@ -161,6 +190,7 @@ def fit(
             clock,
             ShowProgress(context.progress, label),
             course,
+            *([GiveUp(watch, course)] if watch else []),
         ],
     )
     path = str(checkpoint) if resumed else None
