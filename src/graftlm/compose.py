@@ -283,7 +283,6 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
 
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     fixed: list[str] = []
@@ -312,7 +311,7 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
     try:
         config = compose("config", overrides=fixed, return_hydra_config=True)
         for found in (config.hydra.sweeper.get("params"), config.get("search", {}).get("params")):
-            params |= OmegaConf.to_container(found) if found else {}  # type: ignore[operator]
+            params |= dict(found) if found else {}
         sampler = config.get("search", {}).get("sampler")
     except _mistakes():  # the mistake is found and explained when the jobs are composed
         sampler = "unknown" if any(not item.options for item in dimensions.values()) else None

@@ -43,7 +43,7 @@ class Labels:
         return self.choices.get("transfer", "custom")
 
 
-class Pruned(Exception):
+class Pruned(Exception):  # noqa: N818 - an end, no error
     """A trial of a search is given up after a step; its stage stays unfinished, with a checkpoint."""
 
     def __init__(self, step: int, of: int, loss: float):

@@ -13,11 +13,19 @@ def run(arguments: Sequence[str]) -> int:
     if any(item in ("-h", "--help") for item in arguments):
         print(run_help("plan", ABOUT))
         return 0
-    from graftlm.compose import compose_jobs
+    from graftlm.compose import compose_jobs, compose_search
     from graftlm.plan import VERSIONS, check_inputs, plan
 
-    jobs = compose_jobs(parse_words(arguments))
+    words = parse_words(arguments)
+    search = compose_search(words)
+    jobs = search.corners if search else compose_jobs(words)
     check_inputs(jobs, to_run=False)
+    if search:
+        from graftlm.search.plan import plan_search
+
+        for line in plan_search(search):
+            print(line)
+        return 0
     planned = plan(jobs)
     width = max([3, *(len(" ".join(job.overrides)) for job in jobs)])
     names = list(VERSIONS)

@@ -63,7 +63,7 @@ def open_study(search: Search) -> str:
 
 
 def end_search(folder: Path) -> bool:
-    """The report of a search and what it found; whether any trial gave a value."""
+    """The report of a search and what it found; whether all its jobs came to an end and any gave a value."""
     from graftlm.commands.report import make_report
     from graftlm.errors import ReportError
     from graftlm.search.summary import read_summary, tell_summary
@@ -75,4 +75,4 @@ def end_search(folder: Path) -> bool:
     found = read_summary(folder)
     for line in tell_summary(found):
         print(line)
-    return bool(found["best"])
+    return bool(found["best"]) and not found["unended"]

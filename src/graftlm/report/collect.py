@@ -89,6 +89,7 @@ class Collection:
     failed: list[dict[str, Any]]
     pruned: list[dict[str, Any]]
     searches: list[str]
+    pruning: bool
     warnings: list[str]
     confidence: float
     resamples: int
@@ -136,6 +137,7 @@ def collect(dirs: Sequence[Path]) -> Collection:
         failed=[_ended_early(job) for job in jobs if job.record.get("status") not in ("done", "pruned")],
         pruned=[_ended_early(job) for job in jobs if job.record.get("status") == "pruned"],
         searches=sorted({str(job.flat["search.sampler"]) for job in jobs if job.flat.get("search.sampler")}),
+        pruning=any(job.flat.get("search.sampler") and job.flat.get("search.pruner.kind") != "none" for job in jobs),
         warnings=warnings,
         confidence=_number(settings.get("report.confidence"), 0.95),
         resamples=int(_number(settings.get("report.resamples"), 2000)),

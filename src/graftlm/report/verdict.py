@@ -176,14 +176,13 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
         said.append("Some arms differ from their baseline in more than the graft; see the warnings.")
     if collection.searches:
         said.append(
-            f"These are trials of a search ({', '.join(collection.searches)}): settings chosen by their own results, so "
-            "that the best of them looks better than it is. Repeat it with other seeds before you compare it."
+            f"These are trials of a search ({', '.join(collection.searches)}): settings chosen by their own results, "
+            "so that the best of them looks better than it is. Repeat it with other seeds before you compare it."
         )
-    if collection.pruned:
-        count = len(collection.pruned)
+    if collection.pruning or collection.pruned:
         said.append(
-            f"Pruning was on: {count} trial{'' if count == 1 else 's'} {'was' if count == 1 else 'were'} given up before "
-            f"the end, {'is no arm' if count == 1 else 'are no arms'} and in no figure."
+            f"Pruning was on; trials given up before their end: {len(collection.pruned)}. "
+            "Pruned trials are no arms: they are listed, and in no figure and no verdict."
         )
     if collection.failed:
         count = len(collection.failed)

@@ -1,4 +1,4 @@
-"""Optuna's samplers, seeded for each trial by its number: a study that was killed goes on as it would have."""
+"""Optuna's samplers, seeded anew for each trial by its place: a study that was killed goes on as it would have."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from graftlm.search.settings import SearchSettings
 
 
+VOID = "void"  # attribute of a trial that was begun again under another number
+
+
 class Seeded(BaseSampler):
     """A sampler that is made anew for each trial. Optuna's own keep what they know in the study, not in themselves."""
 
@@ -23,7 +26,10 @@ class Seeded(BaseSampler):
         self._inner = make(seed)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        mixed = np.random.SeedSequence([self._seed, trial.number]).generate_state(1)
+        # a trial that is begun again has another number: those that do not count are left out
+        trials = study.get_trials(deepcopy=False)
+        place = sum(other.number < trial.number and not other.user_attrs.get(VOID) for other in trials)
+        mixed = np.random.SeedSequence([self._seed, place]).generate_state(1)
         self._inner = self._make(int(mixed[0]))
         self._inner.before_trial(study, trial)
 
@@ -40,9 +46,7 @@ class Seeded(BaseSampler):
     ) -> Any:
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         self._inner.after_trial(study, trial, state, values)
 
 

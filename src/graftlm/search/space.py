@@ -1,8 +1,7 @@
 """What a search varies: one dimension a setting, read from Hydra's own override syntax.
 
-    finetune.lr=tag(log,interval(1e-4,1e-2))    numbers; an even distribution of their logarithms
-    int(interval(1,8))  range(16,128,16)        whole numbers; whole numbers in steps
-    mask=r15,r30  choice(none,full)  glob(*)    one of several
+`finetune.lr=tag(log,interval(1e-4,1e-2))`: numbers, drawn evenly by their logarithm; `int(interval(1,8))`,
+`range(16,128,16)`: whole numbers, in steps; `mask=r15,r30`, `choice(none,full)`, `glob(*)`: one of several.
 """
 
 from __future__ import annotations

@@ -28,14 +28,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from graftlm.errors import SettingsError
 from graftlm.search.outcome import Told, told
-from graftlm.search.samplers import make_sampler
+from graftlm.search.samplers import VOID, make_sampler
 from graftlm.search.settings import OBJECTIVES, SearchSettings
 from graftlm.search.space import Dimension, Search
 
 FOLDER = "studies"
 JOURNAL = "journal.log"
-# attributes of a trial: who runs it, where its record is, its overrides, why it failed, whether it does not count
-_OWNER, _JOB, _OVERRIDES, _ERROR, _VOID = "owner", "job", "overrides", "error", "void"
+# attributes of a trial: who runs it, where its record is, its overrides, why it failed
+_OWNER, _JOB, _OVERRIDES, _ERROR = "owner", "job", "overrides", "error"
 _CONTENT = "search"  # attribute of a study: what it searches
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -153,16 +153,36 @@ class Study:
             raise SettingsError.at("search.study", study.name, reason, "give it another name, or null")
         return study
 
+    @classmethod
+    def peek(cls, search: Search) -> Study | None:
+        """The study of a search as it was left; None where it is not there yet. Makes nothing.
+
+        Raises:
+            SettingsError: a study of this name is about something else.
+        """
+        settings = search.settings
+        storage, folder = settings.search.storage, study_folder(Path(settings.store.dir), name_of(search))
+        file = Path(storage).expanduser() if storage is not None else folder / JOURNAL
+        if folder.is_dir() and ("://" in (storage or "") or file.is_file()):
+            return cls.prepare(search)
+        return None
+
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials but those that were begun again under another number."""
-        return [trial for trial in self.optuna.get_trials(deepcopy=False) if not trial.user_attrs.get(_VOID)]
+        return [trial for trial in self.optuna.get_trials(deepcopy=False) if not trial.user_attrs.get(VOID)]
 
     def counts(self) -> dict[str, int]:
         """How many trials there are of each state, in our words."""
         names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "again"}
         found = Counter(names[trial.state.name] for trial in self.trials)
         return {name: found[name] for name in names.values() if found[name]}
+
+    def unended(self) -> int:
+        """How many of the trials that this process took have come to no end."""
+        return sum(
+            trial.state == TrialState.RUNNING and trial.user_attrs.get(_OWNER) == self._owner for trial in self.trials
+        )
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -208,7 +228,7 @@ class Study:
 
     def again(self, trial: FrozenTrial) -> None:
         """Have a trial that came to no end begun again, with the same parameters."""
-        self._storage.set_trial_user_attr(trial._trial_id, _VOID, True)
+        self._storage.set_trial_user_attr(trial._trial_id, VOID, True)
         self.optuna.tell(trial.number, state=TrialState.FAIL)
         if _OVERRIDES in trial.user_attrs:  # it was asked for in full
             self.optuna.enqueue_trial(trial.params)
@@ -216,9 +236,10 @@ class Study:
     def _reclaim(self) -> None:
         """Trials of processes that are gone. The study's lock is held."""
         for trial in self.trials:
-            if trial.state == TrialState.RUNNING and not self._alive(str(trial.user_attrs.get(_OWNER, ""))):
-                if self.settle(trial) is None:
-                    self.again(trial)
+            if trial.state != TrialState.RUNNING or self._alive(str(trial.user_attrs.get(_OWNER, ""))):
+                continue
+            if self.settle(trial) is None:
+                self.again(trial)
 
     def _alive(self, owner: str) -> bool:
         if owner == self._owner:

@@ -51,6 +51,7 @@ def write_summary(study: Study, folder: Path, fixed: Sequence[str], config: Dict
             "objectives": list(study.settings.objectives),
             "wanted": study.settings.trials,
             "counts": study.counts(),
+            "unended": study.unended(),
             "best": [
                 {
                     "number": trial["number"],
@@ -80,6 +81,8 @@ def tell_summary(found: dict[str, Any]) -> Iterator[str]:
     """The summary in lines."""
     counts = ", ".join(f"{count} {state}" for state, count in found["counts"].items())
     yield f"search: study {found['study']}: {counts or 'no trial yet'}, of {found['wanted']} wanted"
+    if found["unended"]:
+        yield f"{found['unended']} came to no end: the same command begins them again"
     best = found["best"]
     if not best:
         if found["trials"]:
@@ -127,9 +130,8 @@ def _importance(study: Study) -> dict[str, float]:
 def _repeatable(fixed: Sequence[str], config: DictConfig) -> list[str]:
     """The words of a grid with all that the trials shared."""
     dropped = ("sweep=", "search.", "hydra.sweeper.", "finetune.seed=")
-    folders = [
-        f"--config-dir={source.path}" for source in config.hydra.runtime.config_sources if source.provider == "command-line"
-    ]
+    sources = config.hydra.runtime.config_sources
+    folders = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
     return ["graftlm", "run", "-m", *folders, *(item for item in fixed if not item.startswith(dropped))]
 
 

@@ -1,4 +1,4 @@
-"""What our sweeper does when Hydra calls it: it asks the study for trials, hands them to the launcher, and tells what they gave."""
+"""What our sweeper does: it asks the study for trials, hands them to the launcher, and tells what they gave."""
 
 from __future__ import annotations
 
@@ -100,4 +100,6 @@ def _search_settings(config: DictConfig) -> SearchSettings:
 
 
 def _overrides(trial: FrozenTrial, fixed: Sequence[str]) -> list[str]:
-    return [*fixed, *trial.user_attrs["overrides"], f"search.trial={trial.number}"]
+    """The overrides of a trial's job, in a folder of the trial's number: the study's, not the sweep's."""
+    number = trial.number
+    return [*fixed, *trial.user_attrs["overrides"], f"search.trial={number}", f"hydra.sweep.subdir={number}"]
