@@ -64,7 +64,7 @@ MISTAKES = [
         "numbers where whole ones are meant",
         (*SEARCH, "finetune.batch_tokens=interval(512,2048)"),
         "finetune.batch_tokens",
-        ("whole number",),
+        ("whole number", "int(interval("),
     ),
     Mistake(
         "a figure that is none", (*SEARCH, "mask=r15,r30", "search.objectives=[loss]"), "search.objectives", ("flops",)

@@ -15,7 +15,7 @@ from typing import Any
 
 from graftlm.errors import Problem, SettingsError
 from graftlm.schema import Settings
-from graftlm.search.space import Dimension, Search, check_space, corners, dimension
+from graftlm.search.space import Dimension, Search, check_space, corners, dimension, mend
 
 CONFIG_MODULE = "graftlm.conf"
 # groups whose choice tells runs apart, in the order of `conf/config.yaml`
@@ -69,7 +69,11 @@ def compose_search(words: Words) -> Search | None:
         sweep = _parse_sweep(base, problems)
         if sweep.sampler is None:
             return None
-        return Search(sweep.fixed, tuple(sweep.dimensions.values()), _jobs(sweep.combinations(), problems))
+        space = tuple(sweep.dimensions.values())
+        try:
+            return Search(sweep.fixed, space, _jobs(sweep.combinations(), problems))
+        except SettingsError as error:
+            raise SettingsError(mend(error.problems, space)) from error
 
 
 def _deleted(words: Words) -> list[Problem]:

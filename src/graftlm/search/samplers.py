@@ -1,4 +1,8 @@
-"""Optuna's samplers, seeded anew for each trial by its place: a study that was killed goes on as it would have."""
+"""Optuna's samplers, seeded anew for each trial by its place.
+
+A study that was killed goes on with the very trials that it would have had: exactly so with `random` and `tpe`, while
+`cmaes` and `nsga2` know their generations by the numbers of trials, and one that is begun again has a new number.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from graftlm.search.settings import SearchSettings
-
 
 VOID = "void"  # attribute of a trial that was begun again under another number
 

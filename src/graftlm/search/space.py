@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from graftlm.errors import Problem, SettingsError
@@ -151,6 +151,16 @@ def check_space(space: Sequence[Dimension], sampler: str) -> list[Problem]:
         reason = "needs two settings at least that vary between numbers"
         problems.append(Problem("sweep", sampler, reason, "take sweep=tpe"))
     return problems
+
+
+def mend(problems: Sequence[Problem], space: Sequence[Dimension]) -> list[Problem]:
+    """The problems of jobs in a space, with what to do about those that come of how it is written."""
+    broken = {item.key for item in space if item.numeric and not item.whole and not item.options}
+    remedy = "for whole numbers write int(interval(LOW,HIGH)) or range(LOW,HIGH,STEP)"
+    return [
+        replace(problem, remedy=remedy) if problem.path in broken and "whole number" in problem.reason else problem
+        for problem in problems
+    ]
 
 
 def corners(space: Sequence[Dimension]) -> list[tuple[str, ...]]:
