@@ -20,8 +20,8 @@ from graftlm.jobs import StageContext
 from graftlm.models.build import build_donor, build_host, set_generation
 from graftlm.models.seq2seq import Seq2SeqModule
 from graftlm.schema import ModelSettings
-from graftlm.stages.saving import saved
 from graftlm.search.pruning import make_watch
+from graftlm.stages.saving import saved
 from graftlm.stages.training import fit, write_cost
 from graftlm.tracking import tracker
 from graftlm.transfer import adapters
