@@ -142,7 +142,8 @@ def _tell(folder: Path, jobs: int | None, progress: Progress) -> list[Outcome]:
     if lost:
         lines.append(f"  {lost} left no record: not started, or killed before its first line")
     counts = Counter("reused" if outcome.reused else outcome.status for outcome in outcomes)
-    progress.say(f"jobs of {folder}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    progress.say(f"jobs of {folder}: {told or 'none'}")
     for line in lines:
         progress.say(line)
     return outcomes
