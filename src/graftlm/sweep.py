@@ -20,6 +20,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
@@ -29,6 +30,7 @@ from graftlm.errors import SettingsError
 from graftlm.jobs import RECORD, Outcome, bug, read_record, run_job
 from graftlm.schema import Settings
 from graftlm.store import write_json
+from hydra_plugins.graftlm_search import SearchSweeper
 
 SWEEP = "sweep.json"
 
@@ -64,6 +66,7 @@ def hand_over(arguments: Sequence[str], jobs: int | None, command: str) -> tuple
     _ended.clear()
     if jobs != 0:
         os.environ["GRAFTLM_RUN"] = _new_folder(Path("multirun"))
+    Plugins.instance().register(SearchSweeper)  # Hydra looks for plugins in folders, which an editable install is not
     sys.argv = ["graftlm run", *arguments]
     hydra.main(version_base="1.3", config_path="pkg://graftlm.conf", config_name="config")(task)()
     if not _swept:
