@@ -170,8 +170,9 @@ def main() -> int:
         there: dict[str, tuple[int, int]] = {}
         here = 0
         while True:
-            # one in five while it starts, the others in the midst of the work
-            moment = draw.uniform(0, work) if draw.random() < 0.2 else draw.uniform(work, whole)
+            # one in five while it starts, the others in the midst of the work; that goes on where it was cut off, so
+            # moments of the first part alone come to all of it, and a sweep takes several
+            moment = draw.uniform(0, work) if draw.random() < 0.2 else draw.uniform(work, work + 0.4 * (whole - work))
             child = start(folder, words)
             code = wait(child, moment if kills < options.kills else 1200)
             if code is None:

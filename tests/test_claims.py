@@ -47,11 +47,14 @@ WORKER = textwrap.dedent(
         tell("begun")
         place = work / "scratch" / "place"
         place.parent.mkdir(exist_ok=True)
+        (work / "trace").write_text("")
         done = int(place.read_text()) if place.exists() else 0
         with watched.task("counting", steps) as advance:
             advance(done)
             for step in range(done, steps):
                 time.sleep(pause)
+                with open(work / "trace", "a") as trace:
+                    trace.write(f"{os.getpid()}\\n")
                 place.with_suffix(".tmp").write_text(str(step + 1))
                 place.with_suffix(".tmp").replace(place)
                 tell(f"step {step}")
@@ -170,6 +173,7 @@ def test_a_holder_that_wakes_up_does_no_damage(group: Group) -> None:
     assert 0 < len(mine) < 60, "went on from the place that the first had left"
     path = Store(group.store).path(KEY)
     assert list(damage(path, read_marker(path), sums=True)) == []
+    assert set((path / "trace").read_text().split()) == {str(second.pid)}
     assert group.leftovers() == []
 
 

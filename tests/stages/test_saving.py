@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -126,6 +127,9 @@ def at_validation(patch: pytest.MonkeyPatch, step: int, act: Act) -> None:
 
 
 def terminate() -> None:
+    """As to a whole process group: to the loaders' workers too."""
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
