@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
+from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from graftlm.errors import Problem
@@ -67,8 +68,7 @@ def build(kind: type[Any], mapping: Any, path: str, problems: list[Problem]) -> 
     if not isinstance(mapping, Mapping):
         problems.append(Problem(path, mapping, "must be a group of settings"))
         return None
-    hints = get_type_hints(kind)
-    fields = {item.name: item for item in dataclasses.fields(kind)}
+    hints, fields = _declared(kind)
     for name in mapping:
         if name not in fields:
             problems.append(Problem(_join(path, name), mapping[name], "is no setting", did_you_mean(name, fields)))
@@ -92,6 +92,12 @@ def build(kind: type[Any], mapping: Any, path: str, problems: list[Problem]) -> 
     if check is not None:
         problems.extend(check(path))
     return built
+
+
+@cache
+def _declared(kind: type[Any]) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+    """The types and the fields of a settings dataclass, by name: looked up once, a sweep builds them for each job."""
+    return get_type_hints(kind), {item.name: item for item in dataclasses.fields(kind)}
 
 
 def _join(path: str, name: object) -> str:

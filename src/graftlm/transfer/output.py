@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graftlm.transfer import anatomy
-from graftlm.transfer.fidelity import evaluation, framed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +27,8 @@ def unit_logits(graft: Graft, source: str | None = None) -> None:
     if not len(graft.calibration) or graft.host_model is None:
         return
     import torch
+
+    from graftlm.transfer.fidelity import evaluation, framed
 
     host = graft.host
     spreads: list[Tensor] = []

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
 from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
-from graftlm.transfer import anatomy, tokens
+from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
 from graftlm.transfer.growth import Growth
 from graftlm.transfer.output import output_norm, unit_logits
@@ -211,6 +209,8 @@ class Embeddings(Step):
         """Fill the rows of the language codes; what was done."""
         import torch
 
+        from graftlm.transfer import tokens
+
         donor_rows = graft.donor_weights.shape(anatomy.DONOR_WORDS)[0]
         # in the order of their ids, so that each draws the same numbers whatever else the vocabulary holds
         by_id = sorted((row, code) for code, row in graft.vocabulary.languages.items())
@@ -238,6 +238,10 @@ class Embeddings(Step):
 
     def _missing(self, graft: Graft, name: str, words: Tensor, rest: list[int], known: Tensor, mean: Tensor) -> str:
         """Fill the rows `rest` of tokens that the donor lacks; what was done."""
+        import numpy as np
+
+        from graftlm.transfer import tokens
+
         vocabulary = graft.vocabulary
         if self.missing == "keep":
             return f"{len(rest)} unknown tokens left"
