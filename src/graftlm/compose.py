@@ -1,6 +1,7 @@
 """From the words of a command line to settings: Hydra composes, the schema validates, all mistakes come together.
 
-This and `cli`/`sweep` are the only modules that import Hydra.
+This, `composer` and `sweep` are the only modules that import Hydra. What was composed is kept (`composed`): the same
+words over the same files need no Hydra.
 """
 
 from __future__ import annotations
@@ -50,10 +51,19 @@ def compose_jobs(words: Words) -> list[Job]:
     Raises:
         SettingsError: with every mistake in every job, each once.
     """
+    from graftlm import composed
+
+    identity = composed.identity(words)
+    kept = composed.load(identity)
+    if kept is not None:
+        return kept
     problems = _deleted(words)
     with _hydra(words) as base:
-        combinations = _parse_sweep(base, problems).combinations() if words.multirun else iter([base])
-        return _jobs(combinations, problems)
+        sweep = _parse_sweep(base, problems) if words.multirun else None
+        jobs, mappings, pure = _jobs(words, sweep.combinations() if sweep else iter([base]), problems)
+    if pure and (sweep is None or sweep.sampler is None):
+        composed.keep(identity, words, jobs, mappings)
+    return jobs
 
 
 def compose_search(words: Words) -> Search | None:
@@ -62,7 +72,10 @@ def compose_search(words: Words) -> Search | None:
     Raises:
         SettingsError: with every mistake in the space and at its corners, each once.
     """
-    if not words.multirun:
+    from graftlm import composed
+
+    # what is kept is never a search
+    if not words.multirun or composed.load(composed.identity(words)) is not None:
         return None
     problems = _deleted(words)
     with _hydra(words) as base:
@@ -71,7 +84,7 @@ def compose_search(words: Words) -> Search | None:
             return None
         space = tuple(sweep.dimensions.values())
         try:
-            return Search(sweep.fixed, space, _jobs(sweep.combinations(), problems))
+            return Search(sweep.fixed, space, _jobs(words, sweep.combinations(), problems)[0])
         except SettingsError as error:
             raise SettingsError(mend(error.problems, space)) from error
 
@@ -84,19 +97,27 @@ def _deleted(words: Words) -> list[Problem]:
     ]
 
 
-def _jobs(combinations: Iterable[Sequence[str]], problems: list[Problem]) -> list[Job]:
+def _jobs(
+    words: Words, combinations: Iterable[Sequence[str]], problems: list[Problem]
+) -> tuple[list[Job], list[dict[str, Any]], bool]:
+    """The jobs, their settings as plain mappings, and whether these follow from words, files and environment alone."""
+    from graftlm.composer import Composer
+
     jobs: list[Job] = []
+    mappings: list[dict[str, Any]] = []
+    composer = Composer(_compose, words.config_dirs)
     for overrides in combinations:
         try:
-            mapping, choices = _compose(overrides)
+            mapping, choices = composer.compose(overrides)
             settings = Settings.from_mapping(mapping)
         except SettingsError as error:
             problems += error.problems
             continue
         jobs.append(Job(tuple(item for item in overrides if not item.startswith("hydra.")), choices, settings))
+        mappings.append(mapping)
     if problems:
         raise SettingsError(problems)
-    return jobs
+    return jobs, mappings, composer.pure
 
 
 def sweep_overrides(words: Words) -> list[str]:
@@ -130,35 +151,55 @@ def _hydra(words: Words) -> Iterator[tuple[str, ...]]:
 
 def to_mapping(config: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """The plain settings and the group choices of what Hydra composed (with its own part)."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    return resolved(plain_part(config)), chosen(config)
 
-    choices = {
+
+def chosen(config: Any) -> dict[str, str]:
+    """The group choices of what Hydra composed."""
+    from omegaconf import OmegaConf
+
+    return {
         group: str(choice)
         for group, choice in OmegaConf.to_container(config.hydra.runtime.choices).items()  # type: ignore[union-attr]
         if group in GROUPS and choice is not None and choice != "null"
     }
+
+
+def plain_part(config: Any) -> Any:
+    """What Hydra composed without its own part, unresolved."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def resolved(plain: Any) -> dict[str, Any]:
+    """Settings as plain values.
+
+    Raises:
+        SettingsError: an interpolation cannot be resolved.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
-        plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         mapping = OmegaConf.to_container(plain, resolve=True)
     except OmegaConfBaseException as error:
         raise SettingsError.at(
             str(getattr(error, "full_key", None) or "config"), None, _first_line(error), "check the interpolation"
         ) from error
-    return {str(key): value for key, value in mapping.items()}, choices  # type: ignore[union-attr]
+    return {str(key): value for key, value in mapping.items()}  # type: ignore[union-attr]
 
 
-def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _compose(overrides: Sequence[str]) -> Any:
     from hydra import compose
 
     try:
-        config = compose("config", overrides=list(overrides), return_hydra_config=True)
-    except _mistakes() as error:
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+    except mistakes() as error:
         raise SettingsError(list(_explain(overrides, error))) from error
-    return to_mapping(config)
 
 
-def _mistakes() -> tuple[type[Exception], ...]:
+def mistakes() -> tuple[type[Exception], ...]:
     """What composing raises over a user's words and files."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -199,7 +240,7 @@ def _fails(overrides: Sequence[str]) -> Exception | None:
 
     try:
         compose("config", overrides=list(overrides), return_hydra_config=True)
-    except _mistakes() as error:
+    except mistakes() as error:
         return error
     return None
 
@@ -317,7 +358,7 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
         for found in (config.hydra.sweeper.get("params"), config.get("search", {}).get("params")):
             params |= dict(found) if found else {}
         sampler = config.get("search", {}).get("sampler")
-    except _mistakes():  # the mistake is found and explained when the jobs are composed
+    except mistakes():  # the mistake is found and explained when the jobs are composed
         sampler = "unknown" if any(not item.options for item in dimensions.values()) else None
     given = {item.partition("=")[0].lstrip("+") for item in overrides}
     for key, value in params.items():

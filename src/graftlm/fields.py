@@ -14,7 +14,6 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
-from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from graftlm.errors import Problem
@@ -68,23 +67,17 @@ def build(kind: type[Any], mapping: Any, path: str, problems: list[Problem]) -> 
     if not isinstance(mapping, Mapping):
         problems.append(Problem(path, mapping, "must be a group of settings"))
         return None
-    hints, fields = _declared(kind)
+    _, fields = _declared(kind)
     for name in mapping:
         if name not in fields:
             problems.append(Problem(_join(path, name), mapping[name], "is no setting", did_you_mean(name, fields)))
     before = len(problems)
     values: dict[str, Any] = {}
     for name, item in fields.items():
-        where = _join(path, name)
-        if name not in mapping:
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                problems.append(Problem(where, None, "is missing"))
-            continue
-        make = getattr(hints[name], "from_plain", None)
-        if make is not None and isinstance(mapping[name], Mapping):
-            values[name] = make(mapping[name], where, problems)
-            continue
-        values[name] = _convert(hints[name], mapping[name], where, item.metadata, problems)
+        if name in mapping:
+            values[name] = build_field(kind, name, mapping[name], path, problems)
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            problems.append(Problem(_join(path, name), None, "is missing"))
     if len(problems) > before:
         return None
     built = kind(**values)
@@ -94,10 +87,25 @@ def build(kind: type[Any], mapping: Any, path: str, problems: list[Problem]) -> 
     return built
 
 
-@cache
-def _declared(kind: type[Any]) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+def build_field(kind: type[Any], name: str, value: Any, path: str, problems: list[Problem]) -> Any:
+    """The value of one field as the dataclass wants it; what is wrong with it is added to `problems`."""
+    hints, fields = _declared(kind)
+    where = _join(path, name)
+    make = getattr(hints[name], "from_plain", None)
+    if make is not None and isinstance(value, Mapping):
+        return make(value, where, problems)
+    return _convert(hints[name], value, where, fields[name].metadata, problems)
+
+
+_Declared = tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]
+_DECLARED: dict[Any, _Declared] = {}
+
+
+def _declared(kind: type[Any]) -> _Declared:
     """The types and the fields of a settings dataclass, by name: looked up once, a sweep builds them for each job."""
-    return get_type_hints(kind), {item.name: item for item in dataclasses.fields(kind)}
+    if kind not in _DECLARED:
+        _DECLARED[kind] = get_type_hints(kind), {item.name: item for item in dataclasses.fields(kind)}
+    return _DECLARED[kind]
 
 
 def _join(path: str, name: object) -> str:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from graftlm import memo
 from graftlm.checkpoint import package_identity
 from graftlm.compose import Job
+from graftlm.data.settings import DataSettings
 from graftlm.data.sources import check_source, open_source
 from graftlm.errors import CheckpointError, Problem, SettingsError
 from graftlm.fields import outcome
-from graftlm.schema import Settings
-from graftlm.store import StageKey, Store, file_digest
+from graftlm.schema import Settings, TransferSettings
+from graftlm.store import StageKey, Store
 from graftlm.transfer.strategy import resolved_steps
 
 # A stage's version goes up when its code changes what it leaves: artifacts of an earlier one are then not reused.
@@ -36,17 +38,44 @@ class PlannedStage:
 
 
 class Fingerprints:
-    """Fingerprints of data and checkpoints, each made once however many jobs share it."""
+    """Fingerprints of data and checkpoints, each made once however many jobs share it.
+
+    That of a source in installed packages is remembered while the installation is the same.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, Any] = {}
+        self._plain: dict[int, tuple[Any, Any]] = {}
+
+    def outcome(self, part: Any) -> Any:
+        """`fields.outcome` of settings that jobs may share; not to be changed."""
+        if id(part) not in self._plain:
+            self._plain[id(part)] = part, outcome(part)  # kept with it: an id is of a living object
+        return self._plain[id(part)][1]
+
+    def steps(self, transfer: TransferSettings) -> list[dict[str, Any]]:
+        """The steps of a strategy as they are meant, not as they were typed: a default that changes is a change."""
+        name = "steps:" + json.dumps(transfer.steps, sort_keys=True)
+        if name not in self._known:
+            self._known[name] = [{"step": step, **outcome(value)} for step, value in resolved_steps(transfer)]
+        return list(self._known[name])
 
     def data(self, settings: Settings) -> dict[str, Any]:
         """What identifies the rows of the source."""
-        name = "data:" + json.dumps(outcome(settings.data), sort_keys=True)
+        name = "data:" + json.dumps(self.outcome(settings.data), sort_keys=True)
         if name not in self._known:
-            self._known[name] = open_source(settings.data).fingerprint()
+            state = _installed(settings.data)
+            found = memo.recall(name, state)
+            if found is None:
+                found = open_source(settings.data).fingerprint()
+                memo.remember(name, state, found)
+            self._known[name] = found
         return dict(self._known[name])
+
+    def knows(self, settings: Settings) -> bool:
+        """Whether the source was found in order when its fingerprint was made, and cannot have changed since."""
+        name = "data:" + json.dumps(self.outcome(settings.data), sort_keys=True)
+        return memo.recall(name, _installed(settings.data)) is not None
 
     def checkpoint(self, checkpoint: str | None, revision: str | None, path: str) -> Any:
         """What identifies a checkpoint: digests of its files, its package's version, or name and revision on the hub.
@@ -66,7 +95,7 @@ class Fingerprints:
                 files = sorted(
                     path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".bin", ".model"}
                 )
-                self._known[name] = {path.name: file_digest(path) for path in files}
+                self._known[name] = {path.name: memo.digest(path) for path in files}
             else:
                 self._known[name] = {"hub": checkpoint, "revision": revision or "main"}
         return self._known[name]
@@ -74,6 +103,7 @@ class Fingerprints:
 
 def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]:
     """The stages of a job in their order. An arm of which no graft step reads the donor has no pretrain stage."""
+    outcome = fingerprints.outcome
     model, trainer = settings.model, outcome(settings.trainer)
     donor = fingerprints.checkpoint(model.donor.checkpoint, model.donor.revision, "model.donor.checkpoint")
     host = fingerprints.checkpoint(model.host.checkpoint, model.host.revision, "model.host.checkpoint")
@@ -94,9 +124,8 @@ def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]
     donor_settings = _without_checkpoint(outcome(model.donor)) if donor is None else donor
     host_settings = _without_checkpoint(outcome(model.host)) if host is None else host
     inputs = [corpus]
-    transfer = outcome(settings.transfer)
-    # as they are meant, not as they were typed: a default that changes is a change
-    transfer["steps"] = [{"step": name, **outcome(step)} for name, step in resolved_steps(settings.transfer)]
+    transfer = dict(outcome(settings.transfer))
+    transfer["steps"] = fingerprints.steps(settings.transfer)
     transfer["encoder_lr"], transfer["freeze_encoder"] = settings.transfer.encoder_rate()
     adapter = transfer.pop("adapter")
     # of an adapter of no rank, or for a donor that is not trained, no setting counts
@@ -140,6 +169,15 @@ def _key(stage: str, settings: dict[str, Any], inputs: Sequence[StageKey]) -> St
     return StageKey(stage, VERSIONS[stage], settings, {item.stage: item.key for item in inputs})
 
 
+def _installed(data: DataSettings) -> list[Any] | None:
+    """The state in which the fingerprint of a source in installed packages holds; None for a source of another kind."""
+    if data.kind not in ("docstrings", "catalogues"):
+        return None
+    state = memo.installation()
+    code = memo.file_state(Path(__file__).parent / "data" / "sources" / f"{data.kind}.py")
+    return None if state is None or code is None else [*state, code]
+
+
 def _without_checkpoint(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in ("checkpoint", "revision")}
 
@@ -147,6 +185,7 @@ def _without_checkpoint(settings: dict[str, Any]) -> dict[str, Any]:
 def plan(jobs: Sequence[Job]) -> list[list[PlannedStage]]:
     """What each job of a sweep would do, given what earlier jobs of it will have made."""
     fingerprints = Fingerprints()
+    held: dict[Path, bool] = {}
     planned: list[list[PlannedStage]] = []
     made: set[str] = set()
     for job in jobs:
@@ -154,7 +193,10 @@ def plan(jobs: Sequence[Job]) -> list[list[PlannedStage]]:
         stages: list[PlannedStage] = []
         for key in stage_keys(job.settings, fingerprints):
             state: State
-            if store.holds(key):
+            path = store.path(key)
+            if path not in held:
+                held[path] = store.holds(key)
+            if held[path]:
                 state = "reuse"
             elif key.key in made:
                 state = "waiting"  # an earlier job of this sweep makes it
@@ -176,6 +218,8 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
     """
     problems: list[Problem] = []
     seen: set[str] = set()
+    fingerprints = Fingerprints()
+    outcome = fingerprints.outcome
 
     def once(name: str) -> bool:
         new = name not in seen
@@ -184,7 +228,8 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
 
     for job in jobs:
         settings = job.settings
-        if once("data" + json.dumps(outcome(settings.data), sort_keys=True)):
+        new = once("data" + json.dumps(outcome(settings.data), sort_keys=True))
+        if new and (to_run or not fingerprints.knows(settings)):
             problems += check_source(settings.data, "data", rows=to_run)
         if once("pair" + json.dumps([outcome(settings.model), outcome(settings.transfer)], sort_keys=True)):
             problems += _check_pair(settings)

@@ -352,12 +352,25 @@ class Settings:
             SettingsError: with every mistake found.
         """
         problems: list[Problem] = []
-        built = build(cls, mapping, "", problems)
-        if built is not None:
-            problems.extend(_across(built))
+        built: Settings | None = build(cls, mapping, "", problems)
+        if built is None:
+            raise SettingsError(problems)
+        return cls._checked(built, problems)
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Any]) -> Settings:
+        """The settings of groups that were built before (`fields.build_field`) and may be shared between jobs.
+
+        Raises:
+            SettingsError: with every mistake that no group sees alone.
+        """
+        return cls._checked(cls(**parts), [])
+
+    @classmethod
+    def _checked(cls, built: Settings, problems: list[Problem]) -> Settings:
+        problems.extend(_across(built))
         if problems:
             raise SettingsError(problems)
-        assert built is not None
         return built
 
 

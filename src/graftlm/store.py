@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class StageKey:
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The first 20 hex digits of a SHA-256 over the sorted JSON of it all."""
         content = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -80,8 +81,11 @@ class Store:
             marker = read_marker(path)
         except StoreError:
             return False  # cut, or a byte of it flipped
-        if marker.get("settings") != json.loads(json.dumps(dict(key.settings))):
-            raise StoreError.at("store.dir", path, "holds other settings than its key stands for", "remove that folder")
+        wanted = json.loads(json.dumps(dict(key.settings)))
+        if marker.get("settings") != wanted:
+            differing = "; ".join(map(str, differences(marker.get("settings"), wanted)))
+            reason = f"holds other settings than its key stands for ({differing})"
+            raise StoreError.at("store.dir", path, reason, "remove that folder")
         return not list(damage(path, marker))
 
     def verify(self, key: StageKey) -> None:
@@ -261,6 +265,39 @@ class Store:
 def _passing(path: Path) -> bool:
     """Whether a file of an unfinished artifact is no part of it: a checkpoint, an earlier marker, half a file."""
     return path.parts[0] in (SCRATCH, MARKER) or path.suffix == ".tmp"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that two artifacts do not share. A value is `ABSENT` where one has no such setting."""
+
+    path: str
+    one: Any
+    other: Any
+
+    def __str__(self) -> str:
+        return f"{self.path or 'settings'} is {self.one!r} instead of {self.other!r}"
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = _Absent()
+
+
+def differences(one: Any, other: Any, path: str = "") -> Iterator[Difference]:
+    """Where two trees of plain values differ, each by the path of its leaf."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for name in sorted({*one, *other}, key=str):
+            where = f"{path}.{name}" if path else str(name)
+            yield from differences(one.get(name, ABSENT), other.get(name, ABSENT), where)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            yield from differences(left, right, f"{path}[{index}]")
+    elif one != other:
+        yield Difference(path, one, other)
 
 
 def read_marker(path: Path) -> dict[str, Any]:
