@@ -105,7 +105,7 @@ def _facts(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Mapping
 
 def _sizes(value: Any) -> Any:
     """Of a donor to be built, the sizes that a host may inherit: all that a finetune stage without a donor knows."""
-    if isinstance(value, Mapping) and SIZES <= value.keys() and "architecture" not in value:
+    if isinstance(value, Mapping) and value.keys() >= SIZES and "architecture" not in value:
         return {name: value[name] for name in SIZES}
     return value
 

@@ -1,0 +1,192 @@
+"""What may be deleted from a store, and that nothing else is."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from graftlm.cleanup import Rules, choose, delete, parse_age, parse_size
+from graftlm.compose import Words, compose_jobs
+from graftlm.console import Silent
+from graftlm.errors import SettingsError, StoreError
+from graftlm.inventory import TRASH, Artifact, Use, find_uses, take
+from graftlm.plan import Fingerprints, stage_keys
+from graftlm.store import StageKey, Store
+from test_inventory import CHAIN, CORPUS, EVALUATE, FINETUNE, PRETRAIN, make, record
+
+OTHER = StageKey("finetune", 1, {"transfer": {"name": "none"}}, {"corpus": CORPUS.key})
+RUNS = "runs"
+DAY = 86400.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    (tmp_path / RUNS).mkdir()
+    make(tmp_path / "store", *CHAIN, OTHER)
+    return tmp_path / "store"
+
+
+def look(store: Path) -> tuple[list[Artifact], list[Use]]:
+    runs = [store.parent / RUNS]
+    return take(store, runs), find_uses(runs, store)
+
+
+def going(store: Path, rules: Rules, now: float | None = None, ages: dict[str, float] | None = None) -> list[str]:
+    """Keys that go, in their order; `ages` are days since an artifact was made."""
+    artifacts, uses = look(store)
+    made = {key: time.time() - days * DAY for key, days in (ages or {}).items()}
+    artifacts = [dataclasses.replace(item, made=made.get(item.key, item.made)) for item in artifacts]
+    return [item.key for item in choose(artifacts, uses, rules, now).goes]
+
+
+def keys(some: Sequence[StageKey]) -> list[str]:
+    return [key.key for key in some]
+
+
+def test_unreachable_is_what_no_job_kept_needs(store: Path) -> None:
+    record(store.parent / RUNS / "a", OTHER)  # its corpus is reached through it
+    assert sorted(going(store, Rules(unreachable=True))) == sorted(keys([PRETRAIN, FINETUNE, EVALUATE]))
+    record(store.parent / RUNS / "b", EVALUATE)
+    assert going(store, Rules(unreachable=True)) == []
+
+
+def test_without_any_record_nothing_is_unreachable(store: Path) -> None:
+    with pytest.raises(StoreError, match=r"no job\.json is there"):
+        going(store, Rules(unreachable=True))
+
+
+def test_a_rule_is_needed(store: Path) -> None:
+    with pytest.raises(SettingsError, match="was given no rule"):
+        going(store, Rules())
+
+
+def test_what_is_kept_keeps_its_inputs(store: Path) -> None:
+    old = {CORPUS.key: 40.0, PRETRAIN.key: 40.0, FINETUNE.key: 40.0, EVALUATE.key: 40.0, OTHER.key: 1.0}
+    assert going(store, Rules(older_than=30 * DAY), ages=old) == keys([EVALUATE, FINETUNE, PRETRAIN])
+    old[EVALUATE.key] = 1.0
+    assert going(store, Rules(older_than=30 * DAY), ages=old) == []
+    artifacts, uses = look(store)
+    artifacts = [dataclasses.replace(item, made=0 if item.key == CORPUS.key else item.made) for item in artifacts]
+    choice = choose(artifacts, uses, Rules(older_than=30 * DAY))
+    assert [(why, keys) for why, keys in choice.stays.items()] == [
+        ("something that is kept was built on it", [item for item in artifacts if item.key == CORPUS.key])
+    ]
+
+
+def test_rules_combine(store: Path) -> None:
+    record(store.parent / RUNS / "a", OTHER)
+    old = {FINETUNE.key: 40.0, EVALUATE.key: 40.0, PRETRAIN.key: 1.0, OTHER.key: 40.0, CORPUS.key: 40.0}
+    assert going(store, Rules(unreachable=True, older_than=30 * DAY), ages=old) == keys([EVALUATE, FINETUNE])
+    assert going(store, Rules(older_than=30 * DAY, larger_than=10**9), ages=old) == []
+    assert going(store, Rules(larger_than=10)) == going(store, Rules(max_size=0))
+
+
+def test_the_least_recently_used_go_until_it_fits(store: Path) -> None:
+    ages = {CORPUS.key: 9.0, PRETRAIN.key: 8.0, FINETUNE.key: 7.0, EVALUATE.key: 6.0, OTHER.key: 7.5}
+    artifacts, _ = look(store)
+    total, each = sum(item.size for item in artifacts), max(item.size for item in artifacts)
+    assert going(store, Rules(max_size=total), ages=ages) == []
+    # the donor is older, but what was built on it has to go first
+    assert going(store, Rules(max_size=total - 1), ages=ages) == keys([OTHER])
+    assert going(store, Rules(max_size=total - each - 1), ages=ages) == keys([OTHER, EVALUATE])
+    everything = going(store, Rules(max_size=0), ages=ages)
+    assert everything == keys([OTHER, EVALUATE, FINETUNE, PRETRAIN, CORPUS])
+    record(store.parent / RUNS / "a", OTHER)  # used now
+    assert going(store, Rules(max_size=total - 1), ages=ages) == keys([EVALUATE])
+
+
+def test_unfinished_ones_go_only_when_asked_for(store: Path) -> None:
+    partial = store / "pretrain" / "abc.partial"
+    partial.mkdir()
+    assert "abc" not in going(store, Rules(max_size=0))
+    assert going(store, Rules(partial=True)) == ["abc"]
+    assert going(store, Rules(partial=True, older_than=DAY)) == []
+    assert "abc" in going(store, Rules(partial=True, older_than=DAY), now=time.time() + 2 * DAY)
+
+
+def test_what_a_running_job_will_need_stays(tmp_path: Path) -> None:
+    (job,) = compose_jobs(Words(("experiment=smoke", "transfer=naive")))
+    planned = stage_keys(job.settings, Fingerprints())
+    (tmp_path / RUNS).mkdir()
+    store = tmp_path / "store"
+    make(store, *planned[:2], OTHER)
+    settings = dataclasses.asdict(job.settings)
+    record(tmp_path / RUNS / "a", status="running", settings=settings)
+    for rules in (Rules(unreachable=True), Rules(max_size=0)):
+        assert going(store, rules) == [OTHER.key]
+    artifacts, uses = look(store)
+    assert list(choose(artifacts, uses, Rules(max_size=0)).stays) == ["a job that is running, or was killed, uses it"]
+    # one that failed is begun again by the same command: its stages are reachable, but may go by age or size
+    record(tmp_path / RUNS / "a", status="failed", settings=settings)
+    assert going(store, Rules(unreachable=True)) == [OTHER.key]
+    assert len(going(store, Rules(max_size=0))) == 3
+    record(tmp_path / RUNS / "a", status="running", settings={"model": 1})
+    with pytest.raises(StoreError, match=r"what this running job uses cannot be told .*; wait for its end"):
+        going(store, Rules(max_size=0))
+
+
+HOLD = """
+    import sys, time
+    from pathlib import Path
+    from graftlm.store import StageKey, Store
+
+    def build(work):
+        print("building", flush=True)
+        time.sleep(60)
+
+    Store(Path(sys.argv[1])).obtain(StageKey("pretrain", 1, {"x": 1}, {}), build)
+"""
+
+
+def test_what_is_being_built_stays_and_goes_once_its_builder_is_dead(store: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLD), str(store)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "building\n"
+        artifacts, uses = look(store)
+        (item,) = [item for item in artifacts if not item.finished]
+        choice = choose(artifacts, uses, Rules(partial=True))
+        assert choice.goes == []
+        assert choice.stays == {"a process builds it": [item]}
+        assert delete([item], store, Silent()) == (0, [item])  # begun after it was chosen
+        assert item.path.is_dir()
+        process.kill()
+    assert going(store, Rules(partial=True)) == [item.key]
+
+
+def test_deleting_removes_what_was_chosen_and_nothing_else(store: Path) -> None:
+    (store / TRASH / "rest").mkdir(parents=True)  # of a deletion that was killed
+    artifacts, uses = look(store)
+    choice = choose(artifacts, uses, Rules(larger_than=10))
+    chosen = [item for item in choice.goes if item.key in (EVALUATE.key, FINETUNE.key)]
+    freed, left = delete(chosen, store, Silent())
+    assert freed == sum(item.size for item in chosen)
+    assert left == []
+    assert [item.key for item in look(store)[0]] == [item.key for item in artifacts if item not in chosen]
+    assert not (store / TRASH).exists()
+    assert not Store(store).holds(EVALUATE)
+    make(store, EVALUATE)
+    assert Store(store).holds(EVALUATE)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("50GB", 50 * 10**9), ("1.5 kB", 1500), ("7", 7), ("2MiB", 2 * 2**20), ("3t", 3 * 10**12)]
+)
+def test_sizes(text: str, count: int) -> None:
+    assert parse_size(text, "--max-size") == count
+
+
+def test_ages() -> None:
+    assert [parse_age(text, "x") for text in ("30d", "12h", "2w", "1.5m")] == [30 * DAY, DAY / 2, 14 * DAY, 90.0]
+    with pytest.raises(SettingsError, match=r"--older-than=30: is no span of time; for example 30d"):
+        parse_age("30", "--older-than")
+    with pytest.raises(SettingsError, match=r"--max-size=big: is no size"):
+        parse_size("big", "--max-size")
