@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from graftlm import memo, plan
 from graftlm.compose import Words, compose_jobs
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
@@ -163,3 +165,21 @@ def test_a_baseline_does_not_depend_on_the_donors_training() -> None:
     keys = [stage_keys(job.settings, FINGERPRINTS) for job in (none, other_none)]
     assert keys[0] == keys[1]
     assert [key.stage for key in keys[0]] == ["corpus", "finetune", "evaluate"]
+
+
+def test_a_source_in_installed_packages_is_looked_at_again_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(memo.CACHE, str(tmp_path))
+    monkeypatch.setattr(memo, "installation", lambda: ["as it was"])
+    settings = base()
+    assert not Fingerprints().knows(settings)
+    found = Fingerprints().data(settings)
+    assert Fingerprints().knows(settings)
+    monkeypatch.setattr(plan, "open_source", None)  # it is not needed again
+    assert Fingerprints().data(settings) == found
+    for state in (["upgraded"], None):
+        monkeypatch.setattr(memo, "installation", lambda state=state: state)
+        assert not Fingerprints().knows(settings)
+        with pytest.raises(TypeError):
+            Fingerprints().data(settings)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from graftlm.errors import StoreError
-from graftlm.store import MARKER, SCRATCH, StageKey, Store, damage, read_marker
+from graftlm.store import MARKER, SCRATCH, StageKey, Store, damage, differences, read_marker
 
 KEY = StageKey("corpus", 1, {"rows": 3}, {})
 
@@ -88,7 +88,7 @@ def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
     marker = json.loads((path / MARKER).read_text())
     marker["settings"] = {"rows": 5}
     (path / MARKER).write_text(json.dumps(marker))
-    with pytest.raises(StoreError, match="holds other settings"):
+    with pytest.raises(StoreError, match=r"holds other settings than its key stands for \(rows is 5 instead of 3\)"):
         store.holds(KEY)
 
 
@@ -180,3 +180,15 @@ def test_a_kill_while_publishing_loses_nothing(tmp_path: Path, point: str, monke
     (path / "rows.txt").write_text("TWO\none\n")
     with pytest.raises(StoreError, match="another content"):
         store.verify(KEY)
+
+
+def test_differences_are_told_by_path() -> None:
+    one = {"a": {"b": 1, "c": [1, {"d": 2}]}, "e": None}
+    other = {"a": {"b": 2, "c": [1, {"d": 3}]}, "f": [1]}
+    assert list(map(str, differences(one, other))) == [
+        "a.b is 1 instead of 2",
+        "a.c[1].d is 2 instead of 3",
+        "e is None instead of absent",
+        "f is absent instead of [1]",
+    ]
+    assert list(differences(one, one)) == []

@@ -141,12 +141,13 @@ def _code() -> list[Any]:
         spec = importlib.util.find_spec(package)
         files += [Path(place) / name for place in (spec.submodule_search_locations or ())] if spec else []
     found: list[Any] = []
-    for file in files:
+    for file in filter(Path.is_file, files):
         status = file.stat()
         found.append([str(file), status.st_size, status.st_mtime_ns])
     plugins = importlib.util.find_spec("hydra_plugins")
     for place in (plugins.submodule_search_locations or ()) if plugins else ():
-        found.append(sorted(item.name for item in Path(place).iterdir()))
+        if Path(place).is_dir():  # an editable install adds a place of its own that is no folder
+            found.append(sorted(item.name for item in Path(place).iterdir()))
     return found
 
 

@@ -56,9 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", "check sizes and SHA-256 of all files; exit code 1 if any is damaged", _verify)
     verify.add_argument("keys", nargs="*", metavar="KEY", help="only these (default: all)")
     gc = command("gc", "delete by rules; shows what would go, and does it with --yes", _gc, epilog=GC)
-    gc.add_argument(
-        "--unreachable", action="store_true", help="what no job below --runs uses, and nothing it builds on"
-    )
+    gc.add_argument("--unreachable", action="store_true", help="what no job below --runs needs, itself or to build on")
     gc.add_argument("--older-than", metavar="AGE", help="not used for so long: 30d, 12h, 2w")
     gc.add_argument("--larger-than", metavar="SIZE", help="larger than this: 500MB, 2GB")
     gc.add_argument("--max-size", metavar="SIZE", help="least recently used first, until all fits: 50GB")
