@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from graftlm.search.space import Dimension, Search, check_space, corners, dimens
 CONFIG_MODULE = "graftlm.conf"
 # groups whose choice tells runs apart, in the order of `conf/config.yaml`
 GROUPS = ("model", "data", "mask", "transfer", "trainer", "logger", "sweep", "launch", "experiment", "debug")
+
+# launchers of plugins, by Hydra's name -> the extra of this package that brings them
+EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ def resolved(plain: Any) -> dict[str, Any]:
         mapping = OmegaConf.to_container(plain, resolve=True)
     except OmegaConfBaseException as error:
         raise SettingsError.at(
-            str(getattr(error, "full_key", None) or "config"), None, _first_line(error), "check the interpolation"
+            str(getattr(error, "full_key", None) or "config"), None, first_line(error), "check the interpolation"
         ) from error
     return {str(key): value for key, value in mapping.items()}  # type: ignore[union-attr]
 
@@ -232,7 +236,7 @@ def _explain(overrides: Sequence[str], error: Exception) -> Iterator[Problem]:
             found = True
             yield _problem(override, wrong)
     if not found:
-        yield Problem("overrides", " ".join(overrides), _first_line(error))
+        yield Problem("overrides", " ".join(overrides), first_line(error))
 
 
 def _fails(overrides: Sequence[str]) -> Exception | None:
@@ -251,6 +255,10 @@ def _problem(override: str, error: Exception) -> Problem:
     key, _, value = override.partition("=")
     key = key.lstrip("+~")
     text = str(error)
+    lacking = re.search(r"Could not find 'hydra/launcher/(\w+)'", text)
+    if lacking and lacking[1] in EXTRAS:
+        reason, extra = "needs a package that is not installed", EXTRAS[lacking[1]]
+        return Problem(key, value, reason, f"pip install 'graftlm[{extra}]'")
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         what = f"{mark.name}, line {mark.line + 1}, is no YAML ({getattr(error, 'problem', None) or 'cannot be read'})"
@@ -272,7 +280,7 @@ def _problem(override: str, error: Exception) -> Problem:
         return Problem(key, value, "is no setting and no group", _near_key(key))
     if "is not in struct" in text or "Key" in text:
         return Problem(key, value, "is no setting", _near_key(key))
-    return Problem(key, value, _first_line(error))
+    return Problem(key, value, first_line(error))
 
 
 def _near_key(key: str) -> str:
@@ -295,7 +303,8 @@ def _paths(value: Any, path: str) -> Iterator[str]:
             yield from _paths(item, f"{path}.{key}" if path else str(key))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, or its class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
@@ -141,7 +142,8 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
 
     write(RUNNING, None)
     try:
-        _run_stages(job, folder, sweep, progress, stages)
+        with _resources(job.settings, progress):
+            _run_stages(job, folder, sweep, progress, stages)
     except Pruned as end:
         return write("pruned", str(end), pruned_step=end.step)
     except GraftlmError as error:
@@ -153,6 +155,22 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
         write("failed", bug(error, folder))
         raise
     return write("done", None)
+
+
+@contextlib.contextmanager
+def _resources(settings: Settings, progress: Progress) -> Iterator[None]:
+    """What the job needs to run (`graftlm.leases`), where any stage is to be made.
+
+    Taken before the lock of any stage: a job that held one while it waited could be what those before it wait for.
+    """
+    store = Store(Path(settings.store.dir).expanduser().absolute())
+    if all(store.holds(key) for key in stage_keys(settings, _FINGERPRINTS)):
+        yield
+        return
+    from graftlm.leases import leased
+
+    with leased(settings.launch, settings.trainer, progress):
+        yield
 
 
 def _run_stages(job: Job, folder: Path, sweep: str, progress: Progress, stages: list[dict[str, Any]]) -> None:

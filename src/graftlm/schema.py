@@ -307,6 +307,43 @@ class LoggerSettings:
 
 
 @dataclass(frozen=True)
+class LaunchSettings:
+    """Where the jobs of a sweep run, how many at a time, and what each gets; none of it changes an outcome.
+
+    `lease`: a job takes its cores or GPUs for itself (`graftlm.leases`); the schedulers of SLURM and Ray do that on
+    their own. Null leaves a number to the engine. `devices`: the GPUs that leases give out, by their CUDA names.
+    """
+
+    name: Literal["local", "joblib", "submitit_local", "slurm", "ray", "ray_cluster"] = "local"
+    workers: int | None = setting(None, at_least=1)
+    cores: int | None = setting(None, at_least=1)
+    gpus: int | None = setting(None, at_least=0)
+    devices: list[str] | None = None
+    lease: bool = False
+    address: str | None = None
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if self.name == "ray_cluster" and not self.address:
+            remedy = "for example 10.0.0.1:6379, or auto on a machine of the cluster"
+            yield Problem(f"{path}.address", "null", "does not say which cluster", remedy)
+        if self.name in ("ray", "ray_cluster") and self.workers is not None:
+            reason = "Ray runs as many jobs as its resources allow"
+            yield Problem(f"{path}.workers", self.workers, reason, f"set {path}.cores or {path}.gpus, a job's share")
+        if self.lease and self.name not in ("local", "joblib"):
+            yield Problem(
+                f"{path}.lease", True, f"launch={self.name} gives each job its own", f"set {path}.lease=false"
+            )
+        for name, value, engines in (
+            ("address", self.address, ("ray_cluster",)),
+            ("devices", self.devices, ("local", "joblib")),
+        ):
+            if value is not None and self.name not in engines:
+                yield Problem(f"{path}.{name}", value, f"says nothing to launch={self.name}", f"set {path}.{name}=null")
+        if self.devices is not None and len(set(self.devices)) < len(self.devices):
+            yield Problem(f"{path}.devices", self.devices, "names a GPU twice")
+
+
+@dataclass(frozen=True)
 class StoreSettings:
     """The folder of artifacts, shared by all sweeps.
 
@@ -340,6 +377,7 @@ class Settings:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: LoggerSettings = field(default_factory=LoggerSettings, metadata={"outcome": False})
+    launch: LaunchSettings = field(default_factory=LaunchSettings, metadata={"outcome": False})
     store: StoreSettings = field(default_factory=StoreSettings, metadata={"outcome": False})
     report: ReportSettings = field(default_factory=ReportSettings, metadata={"outcome": False})
     search: SearchSettings = field(default_factory=SearchSettings, metadata={"outcome": False})

@@ -24,8 +24,9 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
-from graftlm.compose import Job, to_mapping
+from graftlm.compose import Job, first_line, to_mapping
 from graftlm.console import Lines, Progress, progress_for_terminal
+from graftlm.engines import what_to_expect, words_for_hydra
 from graftlm.errors import SettingsError
 from graftlm.jobs import RECORD, Outcome, bug, read_record, run_job
 from graftlm.schema import Settings
@@ -55,12 +56,16 @@ _ended: list[Outcome] = []  # jobs that ended in this process
 _swept: list[Path] = []  # folders of the sweeps that did
 
 
-def hand_over(arguments: Sequence[str], jobs: int | None, command: str) -> tuple[list[Outcome], list[Path]]:
+def hand_over(
+    arguments: Sequence[str], jobs: int | None, command: str, settings: Settings | None = None
+) -> tuple[list[Outcome], list[Path]]:
     """Let Hydra launch the jobs and tell how each ended; returns their outcomes and the folders of sweeps.
 
     `jobs`: how many there will be; None where a search decides as it goes, 0 where Hydra only shows something.
+    `settings`: of one job of a sweep, whose `launch` is that of all; None for a single run.
     """
     global _launch
+    progress = progress_for_terminal()
     _launch = Launch(command, jobs, str(Path.cwd()))
     _swept.clear()
     _ended.clear()
@@ -68,10 +73,26 @@ def hand_over(arguments: Sequence[str], jobs: int | None, command: str) -> tuple
         os.environ["GRAFTLM_RUN"] = _new_folder(Path("multirun"))
     Plugins.instance().register(SearchSweeper)  # Hydra looks for plugins in folders, which an editable install is not
     sys.argv = ["graftlm run", *arguments]
-    hydra.main(version_base="1.3", config_path="pkg://graftlm.conf", config_name="config")(task)()
-    if not _swept:
+    main = hydra.main(version_base="1.3", config_path="pkg://graftlm.conf", config_name="config")(task)
+    if settings is None:
+        main()
         return list(_ended), []
-    return [outcome for folder in _swept for outcome in _tell(folder, jobs, progress_for_terminal())], list(_swept)
+    folder = Path("multirun", os.environ["GRAFTLM_RUN"])
+    sys.argv += words_for_hydra(settings, folder.absolute())
+    if told := what_to_expect(settings, folder):
+        progress.say(told)
+    broken: list[Outcome] = []
+    try:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a launcher's error itself and leaves
+        main()
+    except Exception as error:  # a worker was killed, a scheduler refused: what the jobs left is told all the same
+        reason = f"the launcher ended early: {type(error).__name__}: {first_line(error)}"
+        logging.getLogger(__name__).exception("launch=%s", settings.launch.name)
+        progress.say(reason)
+        broken.append(Outcome("failed", reason, (), 0.0))
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+    return [*(outcome for folder in _swept for outcome in _tell(folder, jobs, progress)), *broken], list(_swept)
 
 
 def task(config: Any) -> None:
@@ -110,7 +131,7 @@ def task(config: Any) -> None:
 
 
 class SweepCallback(Callback):
-    """The one callback that Hydra calls: it leaves what the jobs share, and notes where a sweep was written."""
+    """The one callback that Hydra calls: it leaves what the jobs share, and notes where a sweep is written."""
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         folder = Path(str(config.hydra.sweep.dir))
@@ -118,8 +139,8 @@ class SweepCallback(Callback):
         if _launch is not None:
             write_json(folder / SWEEP, {"version": 1, "started": _now(), **asdict(_launch)})
 
-    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        _swept.append(Path(str(config.hydra.sweep.dir)))
+        here = Path.cwd()
+        _swept.append(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
 def describe(outcome: Outcome) -> str:

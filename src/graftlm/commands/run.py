@@ -34,15 +34,22 @@ def run(arguments: Sequence[str]) -> int:
         fixed = [item for item in words.overrides if not (words.multirun and "," in item)]
         sweep.hand_over([*flags, *fixed], 0, command)
         return 0
+    from graftlm.engines import check_launch
     from graftlm.plan import check_inputs
 
     search = compose_search(words)
     jobs = search.corners if search else compose_jobs(words)
+    check_launch(jobs, words.multirun)
     check_inputs(jobs, to_run=True)
     overrides = ["--multirun", *sweep_overrides(words)] if words.multirun else list(words.overrides)
     if search:
         overrides.append(f"search.study={open_study(search)}")
-    outcomes, folders = sweep.hand_over([*flags, *overrides], None if search else len(jobs), command)
+    outcomes, folders = sweep.hand_over(
+        [*flags, *overrides],
+        None if search else len(jobs),
+        command,
+        jobs[0].settings if words.multirun else None,
+    )
     for folder in folders:
         if not search:
             make_report([folder], folder)

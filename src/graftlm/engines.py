@@ -1,0 +1,100 @@
+"""What the launchers of Hydra's plugins need before a sweep begins: words for Hydra, and what a user got wrong.
+
+The plugins do the launching; nothing here starts a process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from graftlm.compose import Job
+from graftlm.errors import SettingsError
+from graftlm.schema import Settings
+
+
+def check_launch(jobs: Sequence[Job], multirun: bool) -> None:
+    """Refuse what no single job's settings can tell.
+
+    Raises:
+        SettingsError: a single run with an engine for sweeps, engines that vary within a sweep, no SLURM here, or more
+            cores or GPUs for a job than this machine has.
+    """
+    launch = jobs[0].settings.launch
+    if not multirun and launch.name != "local":
+        raise SettingsError.at(
+            "launch", launch.name, "launches the jobs of a sweep, and this is a single run", "add -m"
+        )
+    if any(job.settings.launch != launch for job in jobs):
+        names = ",".join(dict.fromkeys(job.settings.launch.name for job in jobs))
+        raise SettingsError.at("launch", names, "must be the same for all jobs of a sweep", "choose one")
+    if launch.name == "slurm" and shutil.which("srun") is None:
+        remedy = "launch=submitit_local runs the same without a scheduler"
+        raise SettingsError.at("launch", "slurm", "srun is not on this machine's PATH", remedy)
+    if launch.lease:
+        _check_leases(jobs)
+
+
+def _check_leases(jobs: Sequence[Job]) -> None:
+    from graftlm import leases
+
+    launch = jobs[0].settings.launch
+    shares = {leases.gpus_of_job(launch, job.settings.trainer) for job in jobs}
+    given, usable = len(leases.gpus(launch)), len(leases.cores())
+    if len(shares) > 1:
+        what = ",".join(map(str, sorted(shares)))
+        raise SettingsError.at("trainer.devices", what, "GPUs a job must not vary within a sweep", "set launch.gpus")
+    if max(shares) > given:
+        remedy = "lower it, or name more in launch.devices"
+        raise SettingsError.at("launch.gpus", max(shares), f"there are {given} to give out", remedy)
+    if launch.cores is not None and launch.cores > usable:
+        raise SettingsError.at("launch.cores", launch.cores, f"this process may use {usable}", "lower it")
+
+
+def words_for_hydra(settings: Settings, sweep_dir: Path) -> list[str]:
+    """Overrides of Hydra's own settings that its launcher needs for these jobs.
+
+    The folder of the sweep is a literal: a worker in another folder, without our environment, must find the same.
+    """
+    launch = settings.launch
+    words = [f"hydra.sweep.dir={quoted(str(sweep_dir))}"]
+    if launch.name == "joblib":
+        from graftlm import leases
+
+        words.append(f"hydra.launcher.n_jobs={leases.workers(launch, settings.trainer)}")
+    elif launch.name.startswith("ray"):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    return words
+
+
+def what_to_expect(settings: Settings, sweep_dir: Path) -> str | None:
+    """One line on where the jobs run and where to look meanwhile; None where they run in this process."""
+    launch = settings.launch
+    if launch.name == "local":
+        return None
+    if launch.name == "joblib":
+        from graftlm import leases
+
+        count, given = leases.workers(launch, settings.trainer), len(leases.gpus(launch))
+        share = leases.gpus_of_job(launch, settings.trainer)
+        if not launch.lease:
+            return f"{count} jobs at a time, which share this machine"
+        if not share:
+            each = leases.cores_of_job(launch, settings.trainer)
+            fit, what = len(leases.cores()) // each, f"{each} of {len(leases.cores())} cores"
+        else:
+            fit, what = given // share, f"{share} of {given} GPUs"
+        more = f"; only {fit} fit at once, the others wait" if count > fit else ""
+        return f"{count} jobs at a time, each with {what} of its own{more}"
+    if launch.name.startswith("ray"):
+        return f"jobs go to Ray ({launch.address or 'started on this machine'})"
+    return (
+        f"jobs go to {'SLURM' if launch.name == 'slurm' else 'processes of this machine'}; logs: {sweep_dir}/.submitit"
+    )
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar reads it back."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
