@@ -46,6 +46,7 @@ EXPECTED: dict[str, tuple[Any, set[str]]] = {
     "model.pretrain_lr": (0.5, set()),
     "model.finetune_lr": (0.5, set()),
     "data.name": ("x", set()),
+    "search": (None, set()),
     "mask.name": ("x", set()),
 }
 # need more than another value of their own: covered by tests of checkpoints, or fixed to one value

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from graftlm.search.settings import SearchSettings
 from graftlm.search.space import Dimension, corners, dimension
 from graftlm.search.study import distribution
+from graftlm.search.sweeper import batch_size
 
 
 @pytest.mark.parametrize(
@@ -40,3 +45,21 @@ def test_numbers_are_short_and_within_their_bounds() -> None:
 def test_every_option_and_bound_is_tried_once() -> None:
     space = (Dimension("a", ("x", "y", "z")), Dimension("b", low=1, high=5))
     assert corners(space) == [("a=x", "b=1"), ("a=y", "b=1"), ("a=z", "b=1"), ("a=x", "b=5")]
+
+
+@pytest.mark.parametrize(
+    ("search", "launcher", "expected"),
+    [
+        ({"sampler": "tpe"}, {"_target_": "basic"}, 1),
+        ({"sampler": "tpe"}, {"n_jobs": 4}, 4),
+        ({"sampler": "tpe"}, {"array_parallelism": 256}, 10),
+        ({"sampler": "random", "trials": 50}, {"array_parallelism": 256}, 50),
+        ({"sampler": "nsga2", "population": 8}, {"ray": {"init": {"address": "auto"}, "remote": {"num_cpus": 2}}}, 8),
+        ({"sampler": "tpe"}, {"ray": {"init": {"address": "local"}, "remote": {"num_cpus": 10**6}}}, 1),
+        ({"sampler": "tpe", "batch": 64}, {"n_jobs": 4}, 64),
+    ],
+)
+def test_a_batch_has_as_many_trials_as_can_be_had_without_results(
+    search: dict[str, Any], launcher: dict[str, Any], expected: int
+) -> None:
+    assert batch_size(SearchSettings(**search), OmegaConf.create(launcher)) == expected

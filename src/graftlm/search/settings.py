@@ -46,7 +46,8 @@ class SearchSettings:
 
     `sampler`: null for a grid, which is no search. `trials` is the total of the study, not what one command adds.
     `startup_trials`: random trials before `tpe` and `cmaes` begin; `population`: that of `nsga2`. `batch`: how many
-    trials run at a time; null: as many as the launcher has workers. `study`: null names it by its content, so that the
+    trials run at a time; null: as many as the launcher has workers, but no more than the sampler can do without results
+    (`startup_trials`, `population`). `study`: null names it by its content, so that the
     same command goes on with the same study. `storage`: null keeps it in a file beside the store's artifacts; else a
     file, or the address of a database. `params`: settings and their ranges, as on the command line. `trial` is set for
     each job by the sweep.

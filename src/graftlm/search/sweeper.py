@@ -25,6 +25,8 @@ from graftlm.search.space import Dimension, dimension
 from graftlm.search.study import Study
 from graftlm.search.summary import write_summary
 
+_MANY = 10**6
+
 
 def search(arguments: Sequence[str], config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
     """Ask for as many trials at a time as the launcher has workers, until the study has its total."""
@@ -33,7 +35,7 @@ def search(arguments: Sequence[str], config: DictConfig, loader: ConfigLoader, l
     OmegaConf.save(config, folder / "multirun.yaml")
     fixed, space = _read(arguments, loader)
     settings = _search_settings(config)
-    batch = settings.batch or workers(config.hydra.launcher)
+    batch = batch_size(settings, config.hydra.launcher)
     study = Study(str(settings.study), settings, Path(str(config.store.dir)), parallel=batch > 1)
     launched = 0
     with study.working():
@@ -69,8 +71,23 @@ def _sound(trial: FrozenTrial, fixed: Sequence[str], config: DictConfig, loader:
     return True
 
 
+def batch_size(settings: SearchSettings, launcher: Any) -> int:
+    """How many trials are asked for at a time.
+
+    Unless it is set, no more than a sampler can do without results: the random ones before it begins, a generation.
+    """
+    if settings.batch is not None:
+        return settings.batch
+    at_once = {"random": settings.trials, "nsga2": settings.population}
+    return min(workers(launcher), at_once.get(str(settings.sampler), settings.startup_trials))
+
+
 def workers(launcher: Any) -> int:
-    """How many jobs a launcher runs at a time, as far as its settings tell."""
+    """How many jobs a launcher runs at a time, as far as its settings tell: a cluster's are without limit."""
+    if "ray" in launcher:
+        cores = (launcher.ray.get("remote") or {}).get("num_cpus") or 1
+        local = (launcher.ray.get("init") or {}).get("address") in (None, "local")
+        return max(1, int((os.cpu_count() or 1) // cores)) if local else _MANY
     for name in ("n_jobs", "array_parallelism"):
         count = launcher.get(name)
         if isinstance(count, int) and count != 0:
