@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from graftlm.claims import Observer
+from graftlm.claims import Observer, busy, reserved
 from graftlm.console import Silent, Watched
 from graftlm.errors import StoreError
 from graftlm.store import SCRATCH, StageKey, Store, damage, read_marker
@@ -242,6 +242,30 @@ def test_what_a_kill_after_the_publication_left_is_removed(tmp_path: Path, monke
     assert len(list(path.parent.iterdir())) == 4
     assert store.obtain(KEY, rows) == (path, True)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_to_be_removed_is_reserved(group: Group) -> None:
+    """By who cleans up: not what somebody builds; and what stays unfinished is still found by the next builder."""
+    path = Store(group.store).path(KEY)
+    assert not busy(path)
+    first = group.start(steps=40, pause=0.05)
+    group.wait("step", 3)
+    assert busy(path)
+    with reserved(path) as got:
+        assert not got
+    first.kill()
+    first.wait()
+    assert not busy(path)
+    with reserved(path) as got:
+        assert got
+        assert busy(path)
+    second = group.start(steps=40, pause=0.0)
+    second.wait(timeout=120)
+    assert len(group.told("step")) <= 41
+    with reserved(path) as got:
+        assert got
+        shutil.rmtree(path)
+    assert list(path.parent.iterdir()) == []
 
 
 def test_who_builds_asks_for_nothing_else(tmp_path: Path) -> None:

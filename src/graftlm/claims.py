@@ -27,6 +27,11 @@ from typing import Any
 
 from graftlm.console import Watched
 
+try:
+    import fcntl
+except ImportError:  # no such locks on this platform
+    fcntl = None  # type: ignore[assignment]
+
 BEAT = 3.0  # seconds between two heartbeats, at most; fewer under a short lease
 _MACHINE = "GRAFTLM_MACHINE"  # another name for this machine: for tests, and for containers that share a kernel's id
 _descriptors: set[int] = set()  # of claims held by this process
@@ -46,8 +51,7 @@ if hasattr(os, "register_at_fork"):
 
 def machine() -> str:
     """What tells this machine, and this boot of it, from others: names are not unique everywhere."""
-    told = os.environ.get(_MACHINE)
-    if told:
+    if told := os.environ.get(_MACHINE):
         return told
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -168,6 +172,32 @@ class Observer:
 def left_over(path: Path) -> bool:
     """Whether files of claims stand beside an artifact: somebody is at work, or was killed before removing them."""
     return _heartbeat(path).exists()
+
+
+def busy(path: Path) -> bool:
+    """Whether somebody may be building the artifact; claims of other machines count as alive. Writes nothing."""
+    claims = _claims(path) if path.parent.is_dir() else {}
+    if not claims:
+        return False
+    content = _parse(_read(newest := claims[max(claims)]))
+    alive = content.get("machine") != machine() or _locked(newest) is not False
+    return alive and not content.get("released")
+
+
+@contextlib.contextmanager
+def reserved(path: Path, lease: float = 60.0) -> Iterator[bool]:
+    """Keeps others from building the artifact `path`, to remove it or its leftovers; gives whether that could be had.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    claim = Observer(path, lease).attempt()
+    try:
+        yield claim is not None
+    finally:
+        if claim is not None:
+            # where an unfinished folder stays, its claim tells the next builder which one it is
+            claim.release(published=not list(path.parent.glob(f"{path.name}*.partial")))
 
 
 @contextlib.contextmanager
@@ -293,19 +323,14 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 def _lock(descriptor: int) -> None:
     """Where there are no locks, the heartbeat alone tells."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # free but for an instant in which another process looks
-    except (ImportError, OSError):
-        pass
+    with contextlib.suppress(OSError):
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # free but for an instant in which another process looks
 
 
 def _locked(file: Path) -> bool | None:
     """Whether a process of this machine holds the lock; None where the file system has none."""
-    try:
-        import fcntl
-    except ImportError:
+    if fcntl is None:
         return None
     try:
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -318,7 +343,6 @@ def _locked(file: Path) -> bool | None:
         return True
     except OSError:
         return None
-    else:
-        return False
     finally:
         os.close(descriptor)
+    return False
