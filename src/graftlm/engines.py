@@ -5,9 +5,13 @@ The plugins do the launching; nothing here starts a process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from graftlm.compose import Job
@@ -24,9 +28,7 @@ def check_launch(jobs: Sequence[Job], multirun: bool) -> None:
     """
     launch = jobs[0].settings.launch
     if not multirun and launch.name != "local":
-        raise SettingsError.at(
-            "launch", launch.name, "launches the jobs of a sweep, and this is a single run", "add -m"
-        )
+        raise SettingsError.at("launch", launch.name, "is for sweeps, and this is a single run", "add -m")
     if any(job.settings.launch != launch for job in jobs):
         names = ",".join(dict.fromkeys(job.settings.launch.name for job in jobs))
         raise SettingsError.at("launch", names, "must be the same for all jobs of a sweep", "choose one")
@@ -93,6 +95,38 @@ def what_to_expect(settings: Settings, sweep_dir: Path) -> str | None:
     return (
         f"jobs go to {'SLURM' if launch.name == 'slurm' else 'processes of this machine'}; logs: {sweep_dir}/.submitit"
     )
+
+
+@contextlib.contextmanager
+def stopping(settings: Settings, sweep_dir: Path) -> Iterator[None]:
+    """Within it SIGTERM is as Ctrl-C, and either ends the jobs too, wherever they run.
+
+    The processes of joblib and Ray end with the command; what submitit started would outlive it.
+    """
+    name = settings.launch.name
+    main = threading.current_thread() is threading.main_thread()
+    # in this process a job hears the signal itself
+    before = signal.signal(signal.SIGTERM, _interrupt) if main and name != "local" else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        jobs = [path.name for path in (sweep_dir / ".submitit").glob("*") if path.is_dir()]
+        if name == "slurm" and jobs:
+            arrays = sorted({job.partition("_")[0] for job in jobs})
+            subprocess.run(["scancel", *arrays], check=False, capture_output=True)
+        elif name == "submitit_local":
+            for job in jobs:
+                with contextlib.suppress(OSError, ValueError):
+                    if b"submitit" in Path(f"/proc/{job}/cmdline").read_bytes():
+                        os.kill(int(job), signal.SIGINT)
+        raise
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Leases: cores or GPUs of this machine that a job takes for as long as it runs, so that jobs share none by accident.
+"""Leases: the cores or GPUs of this machine that a job takes while it runs, so that jobs share none by accident.
 
 A lease is a lock on one file for each core or GPU, in a folder of this user on this machine. All sweeps of the user
 lease from the same folder; the kernel frees a lock when its process ends, however it ends.

@@ -330,9 +330,8 @@ class LaunchSettings:
             reason = "Ray runs as many jobs as its resources allow"
             yield Problem(f"{path}.workers", self.workers, reason, f"set {path}.cores or {path}.gpus, a job's share")
         if self.lease and self.name not in ("local", "joblib"):
-            yield Problem(
-                f"{path}.lease", True, f"launch={self.name} gives each job its own", f"set {path}.lease=false"
-            )
+            reason = f"launch={self.name} gives each job its own"
+            yield Problem(f"{path}.lease", True, reason, f"set {path}.lease=false")
         for name, value, engines in (
             ("address", self.address, ("ray_cluster",)),
             ("devices", self.devices, ("local", "joblib")),

@@ -26,7 +26,7 @@ from hydra.types import RunMode
 
 from graftlm.compose import Job, first_line, to_mapping
 from graftlm.console import Lines, Progress, progress_for_terminal
-from graftlm.engines import what_to_expect, words_for_hydra
+from graftlm.engines import stopping, what_to_expect, words_for_hydra
 from graftlm.errors import SettingsError
 from graftlm.jobs import RECORD, Outcome, bug, read_record, run_job
 from graftlm.schema import Settings
@@ -82,9 +82,10 @@ def hand_over(
     if told := what_to_expect(settings, folder):
         progress.say(told)
     broken: list[Outcome] = []
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a launcher's error itself and leaves
     try:
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a launcher's error itself and leaves
-        main()
+        with stopping(settings, folder):
+            main()
     except Exception as error:  # a worker was killed, a scheduler refused: what the jobs left is told all the same
         reason = f"the launcher ended early: {type(error).__name__}: {first_line(error)}"
         logging.getLogger(__name__).exception("launch=%s", settings.launch.name)

@@ -35,6 +35,7 @@ def run(arguments: Sequence[str]) -> int:
         sweep.hand_over([*flags, *fixed], 0, command)
         return 0
     from graftlm.engines import check_launch
+    from graftlm.errors import ReportError
     from graftlm.plan import check_inputs
 
     search = compose_search(words)
@@ -44,17 +45,17 @@ def run(arguments: Sequence[str]) -> int:
     overrides = ["--multirun", *sweep_overrides(words)] if words.multirun else list(words.overrides)
     if search:
         overrides.append(f"search.study={open_study(search)}")
-    outcomes, folders = sweep.hand_over(
-        [*flags, *overrides],
-        None if search else len(jobs),
-        command,
-        jobs[0].settings if words.multirun else None,
-    )
+    swept = jobs[0].settings if words.multirun else None
+    outcomes, folders = sweep.hand_over([*flags, *overrides], None if search else len(jobs), command, swept)
     for folder in folders:
-        if not search:
+        if search:
+            if not end_search(folder):
+                return 1
+            continue
+        try:
             make_report([folder], folder)
-        elif not end_search(folder):
-            return 1
+        except ReportError as error:  # no job came to an end: what became of each was told
+            print(f"no report: {error}")
     return 0 if all(outcome.status in ENDED_WELL for outcome in outcomes) else 1
 
 

@@ -25,7 +25,7 @@ from graftlm.data.format import HostFormat
 from graftlm.data.masking import MaskVocabulary, fixed_mask, mask_batch, ratio_at
 from graftlm.data.rows import Split
 from graftlm.data.tokens import TokenFile
-from graftlm.errors import DataError
+from graftlm.errors import DataError, SettingsError
 from graftlm.interrupt import in_worker
 from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TrainerSettings
 
@@ -129,6 +129,9 @@ class _Numbered(pl.LightningDataModule, ABC):  # type: ignore[misc]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         rank, world = self._place()
+        if world > self.val_batches:
+            reason = f"is more than the {self.val_batches} batches of the validation rows"
+            raise SettingsError.at("trainer.devices", world, reason, "lower it, or batch_tokens")
         return self._loader(Numbered(self.val_batch, self.val_batches), range(rank, self.val_batches, world))
 
     def __getstate__(self) -> dict[str, Any]:

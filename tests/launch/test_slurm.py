@@ -18,7 +18,7 @@ from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
 from graftlm.tracking import read_metrics
 
-START = Path(__file__).with_name("start.sh")
+START = Path(__file__).with_name("slurm.sh")
 WORDS = (
     *("run", "-m", "experiment=smoke", "transfer=none", "finetune.seed=1,2", "finetune.max_steps=100"),
     *("finetune.val_interval=20", "finetune.checkpoint_interval=5"),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A SLURM of one node on this machine, without systemd, of Debian's slurm-wlm: for tests, not for use.
-#   tests/slurm/start.sh start DIR    everything it writes is in DIR; afterwards: export SLURM_CONF=DIR/slurm.conf
-#   tests/slurm/start.sh stop DIR
+#   tests/launch/slurm.sh start DIR    everything it writes is in DIR; afterwards: export SLURM_CONF=DIR/slurm.conf
+#   tests/launch/slurm.sh stop DIR
 # Needs root, as slurmd does. Ports are chosen by the DIR's name, on the loopback interface.
 set -euo pipefail
 action=$1
@@ -9,6 +9,16 @@ mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 
 stop() {
+    if [ -f "$dir/slurmctld.pid" ]; then
+        # what still runs would outlive its daemons
+        export SLURM_CONF="$dir/slurm.conf"
+        jobs=$(timeout 10 squeue --noheader --format=%A || true)
+        for job in $jobs; do
+            timeout 10 scancel --full --signal=KILL "$job" 2>/dev/null || true
+            timeout 10 scancel "$job" 2>/dev/null || true
+        done
+        for _ in $(seq 60); do [ -z "$(timeout 10 squeue --noheader || true)" ] && break; sleep 0.2; done
+    fi
     for daemon in slurmd slurmctld munged; do
         [ -f "$dir/$daemon.pid" ] || continue
         pid=$(cat "$dir/$daemon.pid")
@@ -42,7 +52,7 @@ SlurmctldPort=$controller
 SlurmdPort=$node
 AuthType=auth/munge
 # cred_expire: a job that is put back waits for its old credential to expire, two minutes by default
-AuthInfo=socket=$dir/munge.socket,cred_expire=3
+AuthInfo=socket=$dir/munge.socket,cred_expire=5
 CredType=cred/munge
 SlurmUser=root
 SlurmdUser=root
@@ -69,7 +79,7 @@ MinJobAge=300
 ReturnToService=2
 PreemptMode=REQUEUE
 PreemptType=preempt/partition_prio
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=1024 State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc --all) RealMemory=1024 State=UNKNOWN
 PartitionName=low Nodes=$host Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
 PartitionName=high Nodes=$host Default=NO MaxTime=INFINITE PriorityTier=10 State=UP
 CONF

@@ -1,0 +1,147 @@
+"""Sweeps in several processes of this machine: what they share, and what is left when one of them is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'graftlm[joblib]'")
+SMOKE = ("run", "-m", "experiment=smoke", "launch=joblib", "launch.workers=2", "launch.cores=1")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """With leases of their own: tests must not wait for a sweep that runs beside them."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "GRAFTLM_LEASES": str(folder / "leases")}
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "graftlm", *words],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # tests run in the background of a shell have the signal ignored, and a child inherits that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def graftlm(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    process = start(folder, *words)
+    out, told = process.communicate(timeout=280)
+    return subprocess.CompletedProcess(words, process.returncode, out, told)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Of the last sweep."""
+    last = max(folder.glob("multirun/2*"))
+    return [json.loads(path.read_text()) for path in sorted(last.glob("*/job.json"))]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("joblib")
+    return folder, graftlm(folder, *SMOKE, "transfer=embeddings,none", "finetune.seed=1,2")
+
+
+def test_two_workers_train_one_donor_and_the_sweep_ends_like_any_other(
+    swept: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, result = swept
+    assert result.returncode == 0, result.stderr
+    found = records(folder)
+    assert [record["status"] for record in found] == ["done"] * 4
+    made = [stage["stage"] for record in found for stage in record["stages"] if not stage["reused"]]
+    assert sorted(made) == ["corpus", *["evaluate"] * 4, *["finetune"] * 4, "pretrain"], "each stage made once"
+    assert "2 jobs at a time, each with 1 of " in result.stderr
+    assert result.stderr.count("another process makes it; waiting") >= 1, "the jobs ran at the same time"
+    assert "4 done" in result.stderr
+    (page,) = folder.glob("multirun/*/report.html")
+    assert result.stdout.rstrip().endswith(f"report: {page.relative_to(folder)}")
+    assert [record["overrides"][-1] for record in found] == ["finetune.seed=1", "finetune.seed=2"] * 2
+
+
+def test_a_killed_worker_costs_its_sweep_but_not_what_was_done(
+    swept: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """The pool of joblib is lost with it; the sweep tells what became of each job, and the same command goes on."""
+    folder, _ = swept
+    words = (*SMOKE, "transfer=none", "finetune.seed=1,5")
+    long = ("finetune.max_steps=400", "finetune.checkpoint_interval=5")
+    done = graftlm(folder, *SMOKE, "transfer=none", "finetune.seed=1", *long)
+    assert done.returncode == 0, done.stderr
+    process = start(folder, *words, *long)
+    try:
+        wait(lambda: list(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt")), process)
+        os.kill(next(worker for worker in workers(process.pid) if trains(worker, folder)), signal.SIGKILL)
+        out, told = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 1, told
+    assert "the launcher ended early: TerminatedWorkerError" in told
+    assert "1 failed, 1 reused" in told
+    assert "its end was never written: killed, or running still" in told
+    assert "Traceback" not in told
+    assert "report: " in out
+    again = graftlm(folder, *words, *long)
+    assert again.returncode == 0, again.stderr
+    assert "going on from step" in again.stderr
+    assert "1 done, 1 reused" in again.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_command_ends_its_workers(
+    swept: tuple[Path, subprocess.CompletedProcess[str]], signum: int
+) -> None:
+    folder, _ = swept
+    long = ("finetune.max_steps=4000", "finetune.checkpoint_interval=20", f"finetune.seed={10 + signum},{40 + signum}")
+    process = start(folder, *SMOKE, "transfer=none", *long)
+    try:
+        before = set(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt"))
+        wait(lambda: set(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt")) - before, process)
+        mine = workers(process.pid)
+        assert len(mine) >= 2
+        process.send_signal(signum)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 128 + signal.SIGINT
+    assert told.rstrip().endswith("the same command goes on from here")
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in mine):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def workers(parent: int) -> list[int]:
+    """The processes below one, as Linux lists them."""
+    found = [
+        int(child) for path in Path(f"/proc/{parent}/task").glob("*/children") for child in path.read_text().split()
+    ]
+    return found + [deeper for child in found for deeper in workers(child)]
+
+
+def trains(worker: int, folder: Path) -> bool:
+    """Whether a process holds the lock of a stage."""
+    handles = Path(f"/proc/{worker}/fd")
+    return any(str(path.resolve()).startswith(str(folder / "multirun/store/finetune")) for path in handles.iterdir())
+
+
+def wait(holds: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while not holds():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
