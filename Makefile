@@ -28,8 +28,8 @@ demo: $(INSTALLED) ## sweep baseline and transferred arms on the embedded data; 
 smoke: $(INSTALLED) ## the whole path once on the smallest models, in seconds
 	@$(BIN)/graftlm run experiment=smoke
 
-test: $(INSTALLED) ## all tests
-	@$(BIN)/python -m pytest
+test: $(INSTALLED) ## all tests, on two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: $(INSTALLED) ## kill a sweep 50 times at random moments, and compare with one that nothing disturbed
 	@$(BIN)/python benchmarks/soak_kills.py --kills 50
