@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from graftlm.claims import Observer
 from graftlm.cleanup import Rules, choose, delete, parse_age, parse_size
 from graftlm.compose import Words, compose_jobs
 from graftlm.console import Silent
@@ -107,6 +108,9 @@ def test_unfinished_ones_go_only_when_asked_for(store: Path) -> None:
     partial.mkdir()
     assert "abc" not in going(store, Rules(max_size=0))
     assert going(store, Rules(partial=True)) == ["abc"]
+    (store / "pretrain" / "abc.2.partial").mkdir()  # of a holder that was taken for dead
+    (store / "pretrain" / "abc.0f.damaged").mkdir()
+    assert going(store, Rules(partial=True)) == ["abc"] * 3
     assert going(store, Rules(partial=True, older_than=DAY)) == []
     assert "abc" in going(store, Rules(partial=True, older_than=DAY), now=time.time() + 2 * DAY)
 
@@ -160,6 +164,20 @@ def test_what_is_being_built_stays_and_goes_once_its_builder_is_dead(store: Path
         assert item.path.is_dir()
         process.kill()
     assert going(store, Rules(partial=True)) == [item.key]
+    assert delete([item], store, Silent()) == (0, [])
+    assert [path.name for path in item.path.parent.glob(f"{item.key}*")] == [], "no claim is left behind"
+
+
+def test_a_holder_on_another_machine_counts_as_alive(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final = store / "pretrain" / "abc"
+    final.with_suffix(".partial").mkdir()
+    monkeypatch.setenv("GRAFTLM_MACHINE", "elsewhere")
+    claim = Observer(final, 60.0).attempt()
+    assert claim is not None
+    monkeypatch.setenv("GRAFTLM_MACHINE", "here")
+    assert going(store, Rules(partial=True)) == []
+    claim.release(published=False)
+    assert going(store, Rules(partial=True)) == ["abc"]
 
 
 def test_deleting_removes_what_was_chosen_and_nothing_else(store: Path) -> None:

@@ -2,12 +2,11 @@
 
 An artifact goes when it meets every rule given, and then only
 
-- if nobody builds or takes it now: its lock is free, and no job whose record says `running` uses it (a job that was
-  killed says so too: run its command again, or delete its folder);
+- if nobody builds or takes it now: no claim on it is held (`graftlm.claims`), and no job whose record says `running`
+  uses it (a job that was killed says so too: run its command again, or delete its folder);
 - together with all that was built on it: what is kept keeps its inputs, or a rerun would make those again.
 
-It is renamed away first and deleted then, so that no reader sees half of it. Lock files stay: deleting one while
-another process waits for it would let two build the same.
+It is claimed, renamed away and then deleted, so that no reader sees half of it and nobody builds it meanwhile.
 """
 
 from __future__ import annotations
@@ -17,16 +16,18 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from graftlm.claims import busy, reserved
 from graftlm.console import Progress
 from graftlm.errors import GraftlmError, SettingsError, StoreError
 from graftlm.inventory import TRASH, Artifact, Use
 from graftlm.plan import VERSIONS, Fingerprints, stage_keys
 from graftlm.schema import Settings
 
+LEASE = 60.0  # seconds, as a store's: one look does not outlast it
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SPANS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -91,16 +92,16 @@ def choose(artifacts: Sequence[Artifact], uses: Sequence[Use], rules: Rules, now
     for item in candidates:
         if item.key in running:
             choice.stays.setdefault("a job that is running, or was killed, uses it", []).append(item)
-        elif not is_free(item):
+        elif busy(item.final):
             choice.stays.setdefault("a process builds it", []).append(item)
         else:
             free.append(item)
     excess = None if rules.max_size is None else sum(item.size for item in artifacts) - rules.max_size
     choice.goes.extend(_closed(artifacts, free, excess))
     gone = {item.path for item in choice.goes}
-    held = [item for item in free if item.path not in gone]
-    if held and excess is None:
-        choice.stays["something that is kept was built on it"] = held
+    needed = [item for item in free if item.path not in gone]
+    if needed and excess is None:
+        choice.stays["something that is kept was built on it"] = needed
     return choice
 
 
@@ -160,41 +161,6 @@ def wanted(use: Use, fingerprints: Fingerprints | None = None) -> set[str]:
 _FINGERPRINTS = Fingerprints()
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Holds the lock under which an artifact is built; gives whether it could be had at once.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    final = path.with_name(path.name.removesuffix(".partial"))
-    lock = FileLock(final.with_name(final.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror})"
-        raise StoreError.at("--store", path.parent, reason, "nothing can be deleted from it") from error
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-def is_free(artifact: Artifact) -> bool:
-    """Whether nobody builds it. Where no lock was ever taken, none is made."""
-    path = artifact.path
-    lock = path.with_name(path.name.removesuffix(".partial") + ".lock")
-    if not lock.exists():
-        return True
-    with locked(path) as got:
-        return got
-
-
 def delete(artifacts: Sequence[Artifact], store: Path, progress: Progress) -> tuple[int, list[Artifact]]:
     """Delete what was chosen; the bytes freed, and what was taken by another process meanwhile.
 
@@ -210,22 +176,29 @@ def delete(artifacts: Sequence[Artifact], store: Path, progress: Progress) -> tu
             shutil.rmtree(rest, ignore_errors=True)
         with progress.task("deleting", len(artifacts)) as advance:
             for item in artifacts:
-                with locked(item.path) as got:
-                    if got:
-                        away = trash / f"{item.stage}.{item.path.name}.{os.getpid()}"
-                        item.path.rename(away)
-                    else:
-                        left.append(item)
-                if got:
-                    with suppress(FileNotFoundError):  # another deletion may have begun with it
-                        shutil.rmtree(away)
+                if _remove(item, trash / f"{item.stage}.{item.path.name}.{os.getpid()}"):
                     freed += item.size
+                else:
+                    left.append(item)
                 advance(1)
         with suppress(OSError):
             trash.rmdir()
     except OSError as error:
         raise StoreError.at("--store", store, f"cannot be written ({error.strerror})") from error
     return freed, left
+
+
+def _remove(item: Artifact, away: Path) -> bool:
+    """Delete one; False where a process has begun to build it, or where it is gone."""
+    renamed = False
+    with reserved(item.final, LEASE) as got:
+        if got and item.path.is_dir():
+            item.path.rename(away)
+            renamed = True
+    if renamed:
+        with suppress(FileNotFoundError):  # another deletion may have begun with it
+            shutil.rmtree(away)
+    return renamed
 
 
 def parse_size(text: str, path: str) -> int:

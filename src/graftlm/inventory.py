@@ -17,7 +17,7 @@ from graftlm.jobs import RECORD, RUNNING, read_record
 from graftlm.plan import VERSIONS
 from graftlm.store import MARKER, SCRATCH, StageKey, damage, read_marker
 
-PARTIAL = ".partial"
+PARTIAL, DAMAGED = ".partial", ".damaged"
 TRASH = ".trash"  # in the store: what is being deleted
 MEGABYTE = 1_000_000
 
@@ -62,6 +62,11 @@ class Artifact:
     uses: tuple[Use, ...]
 
     @property
+    def final(self) -> Path:
+        """Where it is once it is finished; its claims stand beside that."""
+        return self.path.with_name(self.key)
+
+    @property
     def name(self) -> str:
         return f"{self.stage}/{self.key[:8]}"
 
@@ -103,15 +108,15 @@ def take(store: Path, runs: Sequence[Path]) -> list[Artifact]:
     found: list[Artifact] = []
     for stage in VERSIONS:
         for path in sorted((store / stage).glob("*")):
-            if path.is_dir() and path.suffix in ("", PARTIAL):
+            if path.is_dir() and path.suffix in ("", PARTIAL, DAMAGED):
                 found.append(_artifact(stage, path, users))
     order = list(VERSIONS)
     return sorted(found, key=lambda item: (order.index(item.stage), item.made, item.key))
 
 
 def _artifact(stage: str, path: Path, users: Mapping[str, Sequence[Use]]) -> Artifact:
-    key = path.name.removesuffix(PARTIAL)
-    finished = path.suffix != PARTIAL
+    key = path.name.partition(".")[0]  # KEY.2.partial is of a second holder, KEY.ab12.damaged was put aside
+    finished = not path.suffix
     marker: Mapping[str, Any] = {}
     if finished:
         try:
