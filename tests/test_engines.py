@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from graftlm import leases
 from graftlm.compose import Words, compose_jobs
-from graftlm.engines import what_to_expect, words_for_hydra
+from graftlm.engines import stopping, what_to_expect, words_for_hydra
 from graftlm.errors import SettingsError
 from graftlm.fields import outcome
 from graftlm.plan import Fingerprints, stage_keys
@@ -69,14 +71,14 @@ def test_a_single_run_takes_no_engine(
 
 
 @pytest.mark.parametrize(
-    ("choice", "extra"),
-    [("joblib", "joblib"), ("slurm", "slurm"), ("submitit_local", "slurm"), ("ray", "ray"), ("ray_cluster", "ray")],
+    ("choice", "package"),
+    [("joblib", "hydra-joblib-launcher"), ("slurm", "'graftlm[slurm]'"), ("ray_cluster", "'graftlm[ray]'")],
 )
-def test_a_package_that_is_not_installed_is_named(choice: str, extra: str, tmp_path: Path) -> None:
+def test_a_package_that_is_not_installed_is_named(choice: str, package: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT, *SMOKE, f"launch={choice}", "launch.address=auto"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
-    wanted = f"graftlm: launch={choice}: needs a package that is not installed; pip install 'graftlm[{extra}]'"
+    wanted = f"graftlm: launch={choice}: needs a package that is not installed; pip install {package}"
     assert result.stderr.splitlines()[0] == wanted
 
 
@@ -113,6 +115,15 @@ def test_a_line_says_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert line("launch=joblib", "launch.lease=false") == "2 jobs at a time, which share this machine"
     assert os.environ.get("CUDA_VISIBLE_DEVICES") is None
+
+
+def test_sigterm_ends_a_sweep_as_ctrl_c_does(tmp_path: Path) -> None:
+    (job,) = compose_jobs(Words(("experiment=smoke", "transfer=none", "launch=joblib")))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), stopping(job.settings, tmp_path):  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_cluster_needs_its_address() -> None:

@@ -23,8 +23,13 @@ CONFIG_MODULE = "graftlm.conf"
 # groups whose choice tells runs apart, in the order of `conf/config.yaml`
 GROUPS = ("model", "data", "mask", "transfer", "trainer", "logger", "sweep", "launch", "experiment", "debug")
 
-# launchers of plugins, by Hydra's name -> the extra of this package that brings them
-EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+# launchers of plugins, by Hydra's name -> what to install for them
+PACKAGES = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "'graftlm[slurm]'",
+    "submitit_slurm": "'graftlm[slurm]'",
+    "ray": "'graftlm[ray]'",
+}
 
 
 @dataclass(frozen=True)
@@ -256,9 +261,9 @@ def _problem(override: str, error: Exception) -> Problem:
     key = key.lstrip("+~")
     text = str(error)
     lacking = re.search(r"Could not find 'hydra/launcher/(\w+)'", text)
-    if lacking and lacking[1] in EXTRAS:
-        reason, extra = "needs a package that is not installed", EXTRAS[lacking[1]]
-        return Problem(key, value, reason, f"pip install 'graftlm[{extra}]'")
+    if lacking and lacking[1] in PACKAGES:
+        install = f"pip install {PACKAGES[lacking[1]]}"
+        return Problem(key, value, "needs a package that is not installed", install)
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         what = f"{mark.name}, line {mark.line + 1}, is no YAML ({getattr(error, 'problem', None) or 'cannot be read'})"

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -88,7 +89,8 @@ def hand_over(
             main()
     except Exception as error:  # a worker was killed, a scheduler refused: what the jobs left is told all the same
         reason = f"the launcher ended early: {type(error).__name__}: {first_line(error)}"
-        logging.getLogger(__name__).exception("launch=%s", settings.launch.name)
+        if folder.is_dir():
+            (folder / "launcher.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         progress.say(reason)
         broken.append(Outcome("failed", reason, (), 0.0))
     finally:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'graftlm[joblib]'")
 SMOKE = ("run", "-m", "experiment=smoke", "launch=joblib", "launch.workers=2", "launch.cores=1")
 
 
@@ -76,11 +75,9 @@ def test_a_killed_worker_costs_its_sweep_but_not_what_was_done(
 ) -> None:
     """The pool of joblib is lost with it; the sweep tells what became of each job, and the same command goes on."""
     folder, _ = swept
-    words = (*SMOKE, "transfer=none", "finetune.seed=1,5")
-    long = ("finetune.max_steps=400", "finetune.checkpoint_interval=5")
-    done = graftlm(folder, *SMOKE, "transfer=none", "finetune.seed=1", *long)
-    assert done.returncode == 0, done.stderr
-    process = start(folder, *words, *long)
+    # the first of the two was done by the sweep before
+    words = (*SMOKE, "transfer=none", "finetune.max_steps=10,120", "finetune.checkpoint_interval=5")
+    process = start(folder, *words)
     try:
         wait(lambda: list(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt")), process)
         os.kill(next(worker for worker in workers(process.pid) if trains(worker, folder)), signal.SIGKILL)
@@ -93,26 +90,24 @@ def test_a_killed_worker_costs_its_sweep_but_not_what_was_done(
     assert "1 failed, 1 reused" in told
     assert "its end was never written: killed, or running still" in told
     assert "Traceback" not in told
+    assert "TerminatedWorkerError" in (max(folder.glob("multirun/2*")) / "launcher.log").read_text()
     assert "report: " in out
-    again = graftlm(folder, *words, *long)
+    again = graftlm(folder, *words)
     assert again.returncode == 0, again.stderr
     assert "going on from step" in again.stderr
     assert "1 done, 1 reused" in again.stderr
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_command_ends_its_workers(
-    swept: tuple[Path, subprocess.CompletedProcess[str]], signum: int
-) -> None:
+def test_ctrl_c_ends_the_workers(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = swept
-    long = ("finetune.max_steps=4000", "finetune.checkpoint_interval=20", f"finetune.seed={10 + signum},{40 + signum}")
+    long = ("finetune.max_steps=4000", "finetune.checkpoint_interval=20", "finetune.seed=11,12")
     process = start(folder, *SMOKE, "transfer=none", *long)
     try:
         before = set(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt"))
         wait(lambda: set(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt")) - before, process)
         mine = workers(process.pid)
         assert len(mine) >= 2
-        process.send_signal(signum)
+        process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     finally:
         process.kill()
