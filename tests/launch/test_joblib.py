@@ -63,7 +63,7 @@ def test_two_workers_train_one_donor_and_the_sweep_ends_like_any_other(
     made = [stage["stage"] for record in found for stage in record["stages"] if not stage["reused"]]
     assert sorted(made) == ["corpus", *["evaluate"] * 4, *["finetune"] * 4, "pretrain"], "each stage made once"
     assert "2 jobs at a time, each with 1 of " in result.stderr
-    assert result.stderr.count("another process makes it; waiting") >= 1, "the jobs ran at the same time"
+    assert result.stderr.count("another process makes it") >= 1, "the jobs ran at the same time"
     assert "4 done" in result.stderr
     (page,) = folder.glob("multirun/*/report.html")
     assert result.stdout.rstrip().endswith(f"report: {page.relative_to(folder)}")

@@ -211,13 +211,13 @@ def test_a_kill_between_a_checkpoint_and_what_follows_loses_no_line(
     for step in (4, 8, 11):
         work = tmp_path / f"disturbed{step}"
 
-        def save(course: Course, trainer: Any, step: int = step, real: Any = Course._save) -> None:
+        def save(course: Course, trainer: Any, step: int = step, real: Any = Course.save) -> None:
             real(course, trainer)
             if trainer.global_step == step:
                 raise RuntimeError("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Course, "_save", save)
+            patch.setattr(Course, "save", save)
             patch.setattr(Course, "on_train_batch_end", saving_each_step(Course.on_train_batch_end))
             with pytest.raises(RuntimeError, match="killed"):
                 run("pretrain", chosen, place, work)
