@@ -40,6 +40,7 @@ EXPECTED: dict[str, tuple[Any, set[str]]] = {
     "logger": (None, set()),
     "store": (None, set()),
     "report": (None, set()),
+    "launch": (None, set()),
     "pretrain.checkpoint_interval": (3, set()),
     "finetune.checkpoint_interval": (3, set()),
     "model.name": ("x", set()),
