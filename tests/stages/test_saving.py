@@ -187,6 +187,7 @@ def test_before_the_first_step_the_graft_is_kept(
         at_validation(patch, 0, terminate)
         with pytest.raises(Interrupted):
             run("finetune", chosen, place, tmp_path / "disturbed")
+    undisturbed("finetune")  # made before nothing may graft any more
     monkeypatch.setattr("graftlm.transfer.callback.apply_strategy", lambda *rest, **more: pytest.fail("grafted again"))
     same(run("finetune", chosen, place, tmp_path / "disturbed"), undisturbed("finetune"))
 
