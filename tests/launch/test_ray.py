@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +22,19 @@ pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'gra
 SMOKE = ("run", "-m", "experiment=smoke", "transfer=none")
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+def environment(folder: Path) -> dict[str, str]:
+    """Of nodes and command alike: Ray asks who joins a cluster for a token, here one of this test alone."""
+    token = folder / "token"
+    if not token.exists():
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
 
 
 def free_port() -> int:
@@ -31,8 +44,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Two nodes of one core each, started in another folder and without the environment of the command."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """Two nodes of one core each, started in another folder: their address, and the environment to join them."""
     folder = tmp_path_factory.mktemp("nodes")
     port = free_port()
     common = ("-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--object-store-memory=80000000")
@@ -46,7 +59,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 subprocess.Popen(
                     [sys.executable, *common, *words],
                     cwd=folder,
-                    env=environment(),
+                    env=environment(folder),
                     stdout=(folder / f"{number}.log").open("wb"),
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -57,7 +70,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 assert nodes[-1].poll() is None, (folder / f"{number}.log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{port}", environment(folder)
     finally:
         for node in reversed(nodes):
             node.send_signal(signal.SIGTERM)
@@ -67,18 +80,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 os.killpg(node.pid, signal.SIGKILL)
                 node.wait()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("multirun/2*/*/job.json"))]
 
 
-def test_a_sweep_runs_on_both_nodes_of_a_cluster(cluster: str, tmp_path: Path) -> None:
-    words = (*SMOKE, "launch=ray_cluster", f"launch.address={cluster}", "finetune.seed=1,2")
+def test_a_sweep_runs_on_both_nodes_of_a_cluster(cluster: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    address, joins = cluster
+    words = (*SMOKE, "launch=ray_cluster", f"launch.address={address}", "finetune.seed=1,2")
     result = subprocess.run(
         [sys.executable, "-m", "graftlm", *words],
         cwd=tmp_path,
-        env=environment(),
+        env=joins,
         capture_output=True,
         text=True,
         timeout=280,
@@ -93,4 +108,5 @@ def test_a_sweep_runs_on_both_nodes_of_a_cluster(cluster: str, tmp_path: Path) -
     # Ray names the node of a line that comes from another one than the command's
     told = result.stdout + result.stderr
     assert "ip=127.0.0.2" in told
-    assert told.count("another process makes it; waiting") == 1, "both ran at once: one waited for the other's corpus"
+    waited = [line for line in told.splitlines() if "another process makes it; waiting" in line]
+    assert len(waited) == 1, (waited, "both ran at once: one waited for the other's corpus")
