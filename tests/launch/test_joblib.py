@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-SMOKE = ("run", "-m", "experiment=smoke", "launch=joblib", "launch.workers=2", "launch.cores=1")
+SMOKE = ("run", "-m", "experiment=smoke", "launch=joblib")
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -49,25 +49,29 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Three workers for two GPUs, which are names here: nothing looks for them with trainer=cpu."""
     folder = tmp_path_factory.mktemp("joblib")
-    return folder, graftlm(folder, *SMOKE, "transfer=embeddings,none", "finetune.seed=1,2")
+    places = ("launch.workers=3", "launch.gpus=1", "launch.devices=[0,1]", "trainer=cpu")
+    return folder, graftlm(folder, *SMOKE, *places, "transfer=embeddings", "finetune.seed=1,2,3")
 
 
-def test_two_workers_train_one_donor_and_the_sweep_ends_like_any_other(
+def test_workers_train_one_donor_wait_for_their_places_and_the_sweep_ends_like_any_other(
     swept: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     folder, result = swept
     assert result.returncode == 0, result.stderr
     found = records(folder)
-    assert [record["status"] for record in found] == ["done"] * 4
+    assert [record["status"] for record in found] == ["done"] * 3
     made = [stage["stage"] for record in found for stage in record["stages"] if not stage["reused"]]
-    assert sorted(made) == ["corpus", *["evaluate"] * 4, *["finetune"] * 4, "pretrain"], "each stage made once"
-    assert "2 jobs at a time, each with 1 of " in result.stderr
-    assert result.stderr.count("another process makes it") >= 1, "the jobs ran at the same time"
-    assert "4 done" in result.stderr
+    assert sorted(made) == ["corpus", *["evaluate"] * 3, *["finetune"] * 3, "pretrain"], "each stage made once"
+    first, *more = result.stderr.splitlines()
+    assert first == "3 jobs at a time, each with 1 of 2 GPUs of its own; only 2 fit at once, the others wait"
+    assert sum("waiting for 1 free gpu of 2" in line for line in more) == 1
+    assert sum("another process makes it" in line for line in more) >= 1, "the jobs ran at the same time"
+    assert any("3 done" in line for line in more)
     (page,) = folder.glob("multirun/*/report.html")
     assert result.stdout.rstrip().endswith(f"report: {page.relative_to(folder)}")
-    assert [record["overrides"][-1] for record in found] == ["finetune.seed=1", "finetune.seed=2"] * 2
+    assert [record["overrides"][-1] for record in found] == [f"finetune.seed={seed}" for seed in (1, 2, 3)]
 
 
 def test_a_killed_worker_costs_its_sweep_but_not_what_was_done(
@@ -76,7 +80,7 @@ def test_a_killed_worker_costs_its_sweep_but_not_what_was_done(
     """The pool of joblib is lost with it; the sweep tells what became of each job, and the same command goes on."""
     folder, _ = swept
     # the first of the two was done by the sweep before
-    words = (*SMOKE, "transfer=none", "finetune.max_steps=10,120", "finetune.checkpoint_interval=5")
+    words = (*SMOKE, "transfer=embeddings", "finetune.max_steps=10,120", "finetune.checkpoint_interval=5")
     process = start(folder, *words)
     try:
         wait(lambda: list(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt")), process)
