@@ -53,6 +53,7 @@ def test_a_training_is_left_to_save(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_signal_that_was_noted_too_late_still_ends_what_would_follow() -> None:
     with pytest.raises(Interrupted), handled(), saves():
         send("SIGTERM")
+    assert not interrupt.pending(), "the next training of this process is not to end by it"
 
 
 def test_handlers_are_put_back_and_ignored_signals_stay_ignored() -> None:

@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"graftlm: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"graftlm: interrupted ({interrupt or 'SIGINT'}); the same command goes on from here", file=sys.stderr)
+        print(
+            f"graftlm: interrupted ({str(interrupt) or 'SIGINT'}); the same command goes on from here", file=sys.stderr
+        )
         return int(getattr(interrupt, "code", 130))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

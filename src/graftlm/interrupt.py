@@ -70,7 +70,8 @@ def handled(names: Sequence[str] = SIGNALS) -> Iterator[None]:
             earlier(interrupted.signum, None)
         raise
     finally:
-        restored, _state.earlier = _state.earlier, {}
+        restored = _state.earlier
+        _state.__init__()  # type: ignore[misc]  # what was heard is told: a later training must not end by it
         for signum, handler in restored.items():
             signal.signal(signum, handler)
 

@@ -149,7 +149,7 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
     except GraftlmError as error:
         return write("failed", str(error))
     except KeyboardInterrupt as stopped:
-        write("interrupted", f"interrupted ({stopped or 'SIGINT'}); the same command goes on from here")
+        write("interrupted", f"interrupted ({str(stopped) or 'SIGINT'}); the same command goes on from here")
         raise
     except BaseException as error:
         write("failed", bug(error, folder))

@@ -231,7 +231,9 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
         new = once("data" + json.dumps(outcome(settings.data), sort_keys=True))
         if new and (to_run or not fingerprints.knows(settings)):
             problems += check_source(settings.data, "data", rows=to_run)
-        if once("pair" + json.dumps([outcome(settings.model), outcome(settings.transfer)], sort_keys=True)):
+        finetune = settings.finetune
+        lengths = [settings.pretrain.max_length, finetune.max_source_length, finetune.max_target_length]
+        if once("pair" + json.dumps([outcome(settings.model), outcome(settings.transfer), lengths], sort_keys=True)):
             problems += _check_pair(settings)
         if to_run and once("device" + settings.trainer.accelerator):
             problems += _check_device(settings.trainer.accelerator)

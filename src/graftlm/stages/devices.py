@@ -88,9 +88,8 @@ def run_on_devices(stage: str, context: StageContext) -> None:
 @contextmanager
 def _signals_restored(names: Sequence[str]) -> Iterator[None]:
     """The agent leaves its own signal handlers behind."""
-    kept = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    }
+    numbers = [getattr(signal, name) for name in ("SIGINT", *names) if hasattr(signal, name)]
+    kept = {number: handler for number in numbers if (handler := signal.getsignal(number)) is not None}
     try:
         yield
     finally:
