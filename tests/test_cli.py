@@ -155,6 +155,19 @@ def test_plan_and_a_second_run_reuse_everything(swept: tuple[Path, subprocess.Co
     assert {path: path.stat().st_mtime_ns for path in folder.rglob(MARKER)} == before
 
 
+def test_a_length_that_only_a_later_job_has_is_told(
+    swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = swept
+    (donor,) = folder.glob("multirun/store/pretrain/*/model")
+    result = graftlm(
+        tmp_path, "plan", "-m", "experiment=smoke", "model.vocab_size=null", f"model.donor.checkpoint={donor}",
+        "transfer=embeddings", "pretrain.batch_tokens=9000", "pretrain.max_length=32,8000",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "pretrain.max_length=8000: is longer than" in result.stderr
+
+
 def test_report_of_a_sweep_can_be_made_again_elsewhere(
     swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -44,9 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"graftlm: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(
-            f"graftlm: interrupted ({str(interrupt) or 'SIGINT'}); the same command goes on from here", file=sys.stderr
-        )
+        name = str(interrupt) or "SIGINT"
+        print(f"graftlm: interrupted ({name}); the same command goes on from here", file=sys.stderr)
         return int(getattr(interrupt, "code", 130))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -100,8 +100,13 @@ def test_a_trial_whose_job_ended_after_its_sweep_was_killed_is_not_run_again(tmp
 
 
 def _take_all(store: Path, barrier: Any) -> None:
-    barrier.wait(60)
-    work(store, settings(trials=12))
+    study = Study("a", settings(trials=12), store)
+    with study.working():
+        trials = study.take(1, SPACE, store / "sweep")
+        barrier.wait(60)  # each has one: a fast process would else take them all
+        while trials:
+            study.tell(trials[0], Told("complete", [value(trials[0].params)]))
+            trials = study.take(1, SPACE, store / "sweep")
 
 
 def _hold(store: Path) -> None:

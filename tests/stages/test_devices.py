@@ -65,6 +65,17 @@ def test_two_devices_do_the_steps_of_one_in_a_sweep_too(trained: Path) -> None:
     assert not list(trained.glob("store2/*/*/scratch"))
 
 
+def test_the_agents_signal_handlers_are_not_left_behind() -> None:
+    from graftlm.stages.devices import _signals_restored
+
+    names = ("SIGTERM", "SIGUSR1", "SIGUSR2")
+    before = [signal.getsignal(getattr(signal, name)) for name in ("SIGINT", *names)]
+    with _signals_restored(names):
+        for name in ("SIGINT", *names):
+            signal.signal(getattr(signal, name), lambda signum, frame: None)
+    assert [signal.getsignal(getattr(signal, name)) for name in ("SIGINT", *names)] == before
+
+
 def test_an_error_of_one_process_ends_all_and_is_told_as_on_one_device(trained: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
