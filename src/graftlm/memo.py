@@ -76,6 +76,11 @@ def file_state(file: Path) -> list[Any] | None:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
+def here(name: str) -> str:
+    """A name of what is known of this environment: several of them share a cache."""
+    return f"{name} {hashlib.sha256(repr(sys.path).encode()).hexdigest()[:12]}"
+
+
 def installation() -> list[Any] | None:
     """What tells whether packages were installed, removed or upgraded: the folders that they are found in.
 

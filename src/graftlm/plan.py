@@ -65,17 +65,17 @@ class Fingerprints:
         name = "data:" + json.dumps(self.outcome(settings.data), sort_keys=True)
         if name not in self._known:
             state = _installed(settings.data)
-            found = memo.recall(name, state)
+            found = memo.recall(memo.here(name), state)
             if found is None:
                 found = open_source(settings.data).fingerprint()
-                memo.remember(name, state, found)
+                memo.remember(memo.here(name), state, found)
             self._known[name] = found
         return dict(self._known[name])
 
     def knows(self, settings: Settings) -> bool:
         """Whether the source was found in order when its fingerprint was made, and cannot have changed since."""
         name = "data:" + json.dumps(self.outcome(settings.data), sort_keys=True)
-        return memo.recall(name, _installed(settings.data)) is not None
+        return memo.recall(memo.here(name), _installed(settings.data)) is not None
 
     def checkpoint(self, checkpoint: str | None, revision: str | None, path: str) -> Any:
         """What identifies a checkpoint: digests of its files, its package's version, or name and revision on the hub.
