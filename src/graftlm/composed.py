@@ -28,7 +28,7 @@ from graftlm.schema import Settings
 
 KEPT = 50  # compositions; the oldest go
 FILES = 2000  # a folder of more is no folder of settings
-CODE = ("compose.py", "composer.py", "composed.py")
+CODE = ("compose.py", "composer.py", "composed.py", "search/space.py")
 ENVIRONMENT = re.compile(r"\boc\.env\s*:\s*([A-Za-z_]\w*(?=\s*[,}]))?")
 LISTED = re.compile(r"^\s*-\s.*$", re.MULTILINE)  # in lists of defaults, interpolations are resolved while composing
 
