@@ -15,7 +15,7 @@ import pytest
 
 from graftlm import leases
 from graftlm.errors import SettingsError
-from graftlm.schema import LaunchSettings, TrainerSettings
+from graftlm.running import LaunchSettings, TrainerSettings
 
 
 class Heard:
@@ -50,7 +50,7 @@ HOLDER = """
 import ast, os, sys
 from graftlm.console import Lines
 from graftlm.leases import leased
-from graftlm.schema import LaunchSettings, TrainerSettings
+from graftlm.running import LaunchSettings, TrainerSettings
 launch = LaunchSettings(**ast.literal_eval(sys.argv[1]))
 with leased(launch, TrainerSettings(accelerator="cpu"), Lines()):
     found = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

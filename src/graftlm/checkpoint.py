@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from graftlm.errors import CheckpointError, Problem
+from graftlm.errors import CheckpointError, Problem, first_line
 from graftlm.hub import reachable
 from graftlm.memo import CACHE, cache_folder
 from graftlm.schema import DonorSettings, HostSettings
@@ -111,12 +111,6 @@ def resolve(checkpoint: str, path: str, any_of: Collection[str]) -> str:
             path, checkpoint, f"has no {names}" if len(any_of) == 1 else f"has none of {names}", REMEDY
         )
     return str(folder)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for an error of ours that is one line."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200].rstrip(".: ")
 
 
 def read_config(checkpoint: str, revision: str | None, path: str) -> dict[str, Any]:

@@ -1,35 +1,25 @@
 """From the words of a command line to settings: Hydra composes, the schema validates, all mistakes come together.
 
-This, `composer` and `sweep` are the only modules that import Hydra. What was composed is kept (`composed`): the same
-words over the same files need no Hydra.
+This, `composer`, `explain` and `sweep` are the only modules that import Hydra. What was composed is kept (`composed`):
+the same words over the same files need no Hydra.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftlm.errors import Problem, SettingsError
+from graftlm.errors import Problem, SettingsError, first_line
+from graftlm.explain import explain, mistakes, problem
+from graftlm.groups import GROUPS
 from graftlm.schema import Settings
 from graftlm.search.space import Dimension, Search, check_space, corners, dimension, mend
 
 CONFIG_MODULE = "graftlm.conf"
-# groups whose choice tells runs apart, in the order of `conf/config.yaml`
-GROUPS = ("model", "data", "mask", "transfer", "trainer", "logger", "sweep", "launch", "experiment", "debug")
-
-# launchers of plugins, by Hydra's name -> what to install for them
-PACKAGES = {
-    "joblib": "hydra-joblib-launcher",
-    "submitit_local": "'graftlm[slurm]'",
-    "submitit_slurm": "'graftlm[slurm]'",
-    "ray": "'graftlm[ray]'",
-}
 
 
 @dataclass(frozen=True)
@@ -205,112 +195,7 @@ def _compose(overrides: Sequence[str]) -> Any:
     try:
         return compose("config", overrides=list(overrides), return_hydra_config=True)
     except mistakes() as error:
-        raise SettingsError(list(_explain(overrides, error))) from error
-
-
-def mistakes() -> tuple[type[Exception], ...]:
-    """What composing raises over a user's words and files."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    return HydraException, OmegaConfBaseException, YAMLError
-
-
-def _explain(overrides: Sequence[str], error: Exception) -> Iterator[Problem]:
-    """Hydra stops at its first mistake: try the choices of groups each alone, then each setting beside those."""
-    found = False
-    context = [item for item in overrides if item.startswith("hydra.searchpath=")]
-    settings: list[str] = []
-    for override in overrides:
-        key = override.partition("=")[0]
-        if override in context:
-            continue
-        if "." in key or "=" not in override:
-            settings.append(override)
-            continue
-        wrong = _fails([*context, override])
-        if wrong is None:
-            context.append(override)
-        else:
-            found = True
-            yield _problem(override, wrong)
-    for override in settings:
-        wrong = _fails([*context, override])
-        if wrong is not None:
-            found = True
-            yield _problem(override, wrong)
-    if not found:
-        yield Problem("overrides", " ".join(overrides), first_line(error))
-
-
-def _fails(overrides: Sequence[str]) -> Exception | None:
-    from hydra import compose
-
-    try:
-        compose("config", overrides=list(overrides), return_hydra_config=True)
-    except mistakes() as error:
-        return error
-    return None
-
-
-def _problem(override: str, error: Exception) -> Problem:
-    from hydra.errors import OverrideParseException
-
-    key, _, value = override.partition("=")
-    key = key.lstrip("+~")
-    text = str(error)
-    lacking = re.search(r"Could not find 'hydra/launcher/(\w+)'", text)
-    if lacking and lacking[1] in PACKAGES:
-        install = f"pip install {PACKAGES[lacking[1]]}"
-        return Problem(key, value, "needs a package that is not installed", install)
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        what = f"{mark.name}, line {mark.line + 1}, is no YAML ({getattr(error, 'problem', None) or 'cannot be read'})"
-        return Problem(key, value, what, "mend the file")
-    if "Ambiguous value" in text:
-        return Problem(key, value, "has several values", "add -m for a sweep, or [..] around a list")
-    if "requires --multirun" in text:
-        return Problem(key, value, "has several values", "add -m for a sweep")
-    if "Could not append" in text:
-        return Problem(key, value, "is there already", "leave out the +")
-    if isinstance(error, OverrideParseException) or not _:
-        return Problem("override", override, "cannot be read", "write key=value, in quotes where it has spaces")
-    if "Could not find" in text or "Could not override" in text:
-        options = group_options(key)
-        if options:
-            close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
-            remedy = f"did you mean {close[0]}?" if close else ""
-            return Problem(key, value, "is no choice of this group", remedy or "choices are " + ", ".join(options))
-        return Problem(key, value, "is no setting and no group", _near_key(key))
-    if "is not in struct" in text or "Key" in text:
-        return Problem(key, value, "is no setting", _near_key(key))
-    return Problem(key, value, first_line(error))
-
-
-def _near_key(key: str) -> str:
-    """Where a key was misspelt: the nearest setting."""
-    from hydra import compose
-    from omegaconf import OmegaConf
-
-    if key.startswith("search."):
-        return "a grid has no search: choose sweep=random, tpe, cmaes or nsga2"
-    known = list(_paths(OmegaConf.to_container(compose("config"), resolve=False), ""))
-    close = difflib.get_close_matches(key, [*known, *GROUPS], n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else "graftlm run --cfg job shows all settings"
-
-
-def _paths(value: Any, path: str) -> Iterator[str]:
-    if path:
-        yield path
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _paths(item, f"{path}.{key}" if path else str(key))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error that says something, or its class."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise SettingsError(list(explain(overrides, error))) from error
 
 
 @dataclass(frozen=True)
@@ -359,7 +244,7 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
             else:
                 fixed.append(text)
         except HydraException as error:
-            problems.append(_problem(text, error))
+            problems.append(problem(text, error))
         except SettingsError as error:
             problems.extend(error.problems)
 
@@ -385,24 +270,3 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
             reason = "is a range of numbers, which a grid cannot count through"
             problems.append(Problem(item.key, varied[item.key].partition("=")[2], reason, "add sweep=tpe"))
     return _Sweep(tuple(fixed), varied, dimensions, sampler)
-
-
-def config_folder() -> Path:
-    """The folder of the packaged configuration."""
-    import graftlm.conf
-
-    return Path(next(iter(graftlm.conf.__path__)))
-
-
-def group_options(group: str) -> list[str]:
-    """The choices of a group, by name."""
-    folder = config_folder() / group
-    return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
-
-
-def first_comment(path: Path) -> str:
-    """The line that says what a YAML file is for."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and "@package" not in line:
-            return line.lstrip("# ").strip()
-    return ""

@@ -44,8 +44,9 @@ class Composer:
         Raises:
             SettingsError: with every mistake of the overrides.
         """
-        from graftlm.compose import chosen, mistakes, plain_part, resolved
+        from graftlm.compose import chosen, plain_part, resolved
         from graftlm.errors import SettingsError
+        from graftlm.explain import mistakes
 
         divided = self._divide(overrides)
         if divided is not None and divided[0] not in self._failed:

@@ -70,3 +70,9 @@ class StoreError(GraftlmError):
 
 class ReportError(GraftlmError):
     """There is nothing to report on, or a record cannot be read."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error of others that says something, or its class; to stand in a line of ours."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line[:200].rstrip(".: ")

@@ -18,8 +18,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from graftlm.console import Progress
+from graftlm.environment import environment
 from graftlm.errors import SettingsError
-from graftlm.schema import LaunchSettings, TrainerSettings
+from graftlm.running import LaunchSettings, TrainerSettings
 
 FOLDER = "GRAFTLM_LEASES"  # the environment variable that names another folder
 _WAIT = 0.2  # seconds between two looks at what is free
@@ -51,7 +52,7 @@ def leased(launch: LaunchSettings, trainer: TrainerSettings, progress: Progress)
                 )
             names = _bound if len(_bound) == wanted else devices
             _bound = tuple(stack.enter_context(_take("gpu", names, wanted, progress)))
-            stack.enter_context(_environment({"CUDA_VISIBLE_DEVICES": ",".join(_bound)}))
+            stack.enter_context(environment(CUDA_VISIBLE_DEVICES=",".join(_bound)))
             share = max(1, len(places) * wanted // len(devices))
         else:
             share = cores_of_job(launch, trainer)
@@ -165,30 +166,18 @@ def _release(locks: Mapping[str, FileLock]) -> None:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
     """So many threads: told by the environment where torch is yet to be imported, else to torch."""
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else None
     if torch:
         torch.set_num_threads(count)
-    with _environment({"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}):
-        yield
-    if torch and before:
-        torch.set_num_threads(before)
+    try:
+        with environment(OMP_NUM_THREADS=str(count), MKL_NUM_THREADS=str(count)):
+            yield
+    finally:
+        if torch and before:
+            torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

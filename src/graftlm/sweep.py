@@ -25,10 +25,10 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
-from graftlm.compose import Job, first_line, to_mapping
+from graftlm.compose import Job, to_mapping
 from graftlm.console import Lines, Progress, progress_for_terminal
 from graftlm.engines import stopping, what_to_expect, words_for_hydra
-from graftlm.errors import SettingsError
+from graftlm.errors import SettingsError, first_line
 from graftlm.jobs import RECORD, Outcome, bug, read_record, run_job
 from graftlm.schema import Settings
 from graftlm.store import write_json

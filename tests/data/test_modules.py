@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from graftlm.data.modules import From, MlmDataModule, Seq2SeqDataModule, Windows, derangement
-from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TrainerSettings
+from graftlm.running import TrainerSettings
+from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings
 
 PRETRAIN = PretrainSettings(seed=3, max_steps=40, batch_tokens=300, max_length=24, val_texts=40)
 FINETUNE = FinetuneSettings(

@@ -11,7 +11,8 @@ from graftlm.data.modules import MlmDataModule, Seq2SeqDataModule
 from graftlm.models.build import build_host
 from graftlm.models.flops import mlm_flops, seq2seq_flops
 from graftlm.models.loss import mlm_loss, seq2seq_loss
-from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TrainerSettings
+from graftlm.running import TrainerSettings
+from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings
 
 # the matrix products of linear layers; attention scores are left out on both sides
 LINEAR = (torch.ops.aten.mm, torch.ops.aten.addmm)

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from graftlm.data.modules import MlmDataModule, Seq2SeqDataModule
 from graftlm.models.loss import mlm_loss, per_example_nll, seq2seq_loss
-from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TrainerSettings
+from graftlm.running import TrainerSettings
+from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from graftlm.errors import TrainingError
 from graftlm.models.build import build_host
 from graftlm.models.mlm import MlmModule
 from graftlm.models.seq2seq import Seq2SeqModule
-from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TrainerSettings, TransferSettings
+from graftlm.running import TrainerSettings
+from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TransferSettings
 
 PRETRAIN = PretrainSettings(
     seed=5, max_steps=60, batch_tokens=1000, max_length=32, lr=1e-2, val_interval=30, val_texts=60

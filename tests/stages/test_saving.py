@@ -23,15 +23,8 @@ from graftlm.data.settings import DataSettings
 from graftlm.interrupt import Interrupted
 from graftlm.jobs import Labels, StageContext
 from graftlm.models.base import StageModule
-from graftlm.schema import (
-    FinetuneSettings,
-    LoggerSettings,
-    MaskSettings,
-    PretrainSettings,
-    Settings,
-    TrainerSettings,
-    TransferSettings,
-)
+from graftlm.running import LoggerSettings, TrainerSettings
+from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, Settings, TransferSettings
 from graftlm.stages import finetune, pretrain
 from graftlm.stages.saving import CHECKPOINT, Course
 from graftlm.tracking import METRICS

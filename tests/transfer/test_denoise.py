@@ -16,14 +16,8 @@ from graftlm.errors import TransferError
 from graftlm.jobs import Labels, StageContext
 from graftlm.models.build import build_host
 from graftlm.models.loss import seq2seq_loss
-from graftlm.schema import (
-    FinetuneSettings,
-    LoggerSettings,
-    MaskSettings,
-    Settings,
-    TrainerSettings,
-    TransferSettings,
-)
+from graftlm.running import LoggerSettings, TrainerSettings
+from graftlm.schema import FinetuneSettings, MaskSettings, Settings, TransferSettings
 from graftlm.stages import finetune
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Graft

@@ -21,16 +21,8 @@ from graftlm.data.settings import DataSettings
 from graftlm.errors import TransferError
 from graftlm.jobs import Labels, StageContext
 from graftlm.models import base as training
-from graftlm.schema import (
-    AdapterSettings,
-    FinetuneSettings,
-    LoggerSettings,
-    MaskSettings,
-    PretrainSettings,
-    Settings,
-    TrainerSettings,
-    TransferSettings,
-)
+from graftlm.running import LoggerSettings, TrainerSettings
+from graftlm.schema import AdapterSettings, FinetuneSettings, MaskSettings, PretrainSettings, Settings, TransferSettings
 from graftlm.stages import finetune, pretrain
 from graftlm.stages.saving import CHECKPOINT
 from graftlm.transfer import adapters

@@ -27,7 +27,8 @@ from graftlm.data.rows import Split
 from graftlm.data.tokens import TokenFile
 from graftlm.errors import DataError, SettingsError
 from graftlm.interrupt import in_worker
-from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TrainerSettings
+from graftlm.running import TrainerSettings
+from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings
 
 Batch = dict[str, Any]
 

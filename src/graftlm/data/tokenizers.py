@@ -18,10 +18,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graftlm.checkpoint import REMEDY, first_line, resolve
+from graftlm.checkpoint import REMEDY, resolve
 from graftlm.data.charsmap import build_charsmap
 from graftlm.data.languages import CODES, MBART50
-from graftlm.errors import CheckpointError
+from graftlm.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
     from transformers import MBart50Tokenizer, MBartTokenizer, XLMRobertaTokenizer

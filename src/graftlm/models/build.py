@@ -14,13 +14,12 @@ from graftlm.checkpoint import (
     WEIGHTS,
     check_checkpoint,
     check_size,
-    first_line,
     host_shape,
     read_config,
     resolve,
 )
 from graftlm.data.format import HostFormat
-from graftlm.errors import CheckpointError
+from graftlm.errors import CheckpointError, first_line
 from graftlm.schema import ModelSettings
 
 if TYPE_CHECKING:

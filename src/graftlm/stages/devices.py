@@ -24,8 +24,10 @@ from typing import Any
 
 from graftlm import errors, interrupt
 from graftlm.console import Silent, progress_for_terminal
+from graftlm.environment import environment
 from graftlm.jobs import Labels, Pruned, StageContext
-from graftlm.schema import Settings, TrainerSettings
+from graftlm.running import TrainerSettings
+from graftlm.schema import Settings
 from graftlm.store import SCRATCH, write_json
 
 _PR_SET_PDEATHSIG = 1
@@ -76,7 +78,7 @@ def run_on_devices(stage: str, context: StageContext) -> None:
     try:
         with (
             _signals_restored(trainer.signals),
-            _environment(OMP_NUM_THREADS=_threads(trainer), TORCH_CPP_LOG_LEVEL="ERROR"),
+            environment(OMP_NUM_THREADS=_threads(trainer), TORCH_CPP_LOG_LEVEL="ERROR"),
         ):
             elastic_launch(config, sys.executable)("-m", __name__, str(request))
     except SignalException as stopped:
@@ -100,21 +102,6 @@ def _signals_restored(names: Sequence[str]) -> Iterator[None]:
 def _threads(trainer: TrainerSettings) -> str:
     """Threads of each process: on the CPU one unless set, or all would take all cores."""
     return str(trainer.threads or os.environ.get("OMP_NUM_THREADS", 1))
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Variables for the processes that are started within."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _told(scratch: Path, rank: int) -> Exception:

@@ -23,7 +23,8 @@ from graftlm import interrupt
 from graftlm.console import Advance, Progress
 from graftlm.errors import SettingsError
 from graftlm.jobs import Pruned, StageContext
-from graftlm.schema import OptimSettings, TrainerSettings
+from graftlm.running import TrainerSettings
+from graftlm.schema import OptimSettings
 from graftlm.search.pruning import Watch
 from graftlm.stages.saving import CHECKPOINT, Clock, Course, StoppedError, WholeFiles, saved
 from graftlm.store import write_json

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftlm.checkpoint import CONFIG, check_checkpoint, first_line, local_folder, read_config
+from graftlm.checkpoint import CONFIG, check_checkpoint, local_folder, read_config
 from graftlm.console import Progress
-from graftlm.errors import CheckpointError
+from graftlm.errors import CheckpointError, first_line
 from graftlm.schema import TransferSettings
 from graftlm.transfer.apply import account, checked_steps, run_steps
 from graftlm.transfer.files import FileWeights, Output, Place, places_in

@@ -1,0 +1,122 @@
+"""What Hydra could not compose, told in our words: the setting, the value, what is wrong and what to do.
+
+Hydra stops at its first mistake; here all of a command line are found.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from graftlm.errors import Problem, first_line
+from graftlm.groups import GROUPS, group_options
+
+# launchers of plugins, by Hydra's name -> what to install for them
+PACKAGES = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "'graftlm[slurm]'",
+    "submitit_slurm": "'graftlm[slurm]'",
+    "ray": "'graftlm[ray]'",
+}
+
+
+def mistakes() -> tuple[type[Exception], ...]:
+    """What composing raises over a user's words and files."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    return HydraException, OmegaConfBaseException, YAMLError
+
+
+def explain(overrides: Sequence[str], error: Exception) -> Iterator[Problem]:
+    """Hydra stops at its first mistake: try the choices of groups each alone, then each setting beside those."""
+    found = False
+    context = [item for item in overrides if item.startswith("hydra.searchpath=")]
+    settings: list[str] = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        if override in context:
+            continue
+        if "." in key or "=" not in override:
+            settings.append(override)
+            continue
+        wrong = _fails([*context, override])
+        if wrong is None:
+            context.append(override)
+        else:
+            found = True
+            yield problem(override, wrong)
+    for override in settings:
+        wrong = _fails([*context, override])
+        if wrong is not None:
+            found = True
+            yield problem(override, wrong)
+    if not found:
+        yield Problem("overrides", " ".join(overrides), first_line(error))
+
+
+def _fails(overrides: Sequence[str]) -> Exception | None:
+    from hydra import compose
+
+    try:
+        compose("config", overrides=list(overrides), return_hydra_config=True)
+    except mistakes() as error:
+        return error
+    return None
+
+
+def problem(override: str, error: Exception) -> Problem:
+    from hydra.errors import OverrideParseException
+
+    key, _, value = override.partition("=")
+    key = key.lstrip("+~")
+    text = str(error)
+    lacking = re.search(r"Could not find 'hydra/launcher/(\w+)'", text)
+    if lacking and lacking[1] in PACKAGES:
+        install = f"pip install {PACKAGES[lacking[1]]}"
+        return Problem(key, value, "needs a package that is not installed", install)
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        what = f"{mark.name}, line {mark.line + 1}, is no YAML ({getattr(error, 'problem', None) or 'cannot be read'})"
+        return Problem(key, value, what, "mend the file")
+    if "Ambiguous value" in text:
+        return Problem(key, value, "has several values", "add -m for a sweep, or [..] around a list")
+    if "requires --multirun" in text:
+        return Problem(key, value, "has several values", "add -m for a sweep")
+    if "Could not append" in text:
+        return Problem(key, value, "is there already", "leave out the +")
+    if isinstance(error, OverrideParseException) or not _:
+        return Problem("override", override, "cannot be read", "write key=value, in quotes where it has spaces")
+    if "Could not find" in text or "Could not override" in text:
+        options = group_options(key)
+        if options:
+            close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
+            remedy = f"did you mean {close[0]}?" if close else ""
+            return Problem(key, value, "is no choice of this group", remedy or "choices are " + ", ".join(options))
+        return Problem(key, value, "is no setting and no group", _near_key(key))
+    if "is not in struct" in text or "Key" in text:
+        return Problem(key, value, "is no setting", _near_key(key))
+    return Problem(key, value, first_line(error))
+
+
+def _near_key(key: str) -> str:
+    """Where a key was misspelt: the nearest setting."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    if key.startswith("search."):
+        return "a grid has no search: choose sweep=random, tpe, cmaes or nsga2"
+    known = list(_paths(OmegaConf.to_container(compose("config"), resolve=False), ""))
+    close = difflib.get_close_matches(key, [*known, *GROUPS], n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else "graftlm run --cfg job shows all settings"
+
+
+def _paths(value: Any, path: str) -> Iterator[str]:
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _paths(item, f"{path}.{key}" if path else str(key))
