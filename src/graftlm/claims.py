@@ -98,8 +98,10 @@ class Claim:
     def prepare(self) -> None:
         """Make the folder, with what an earlier holder left."""
         if self.source is not None and self.source.is_dir() and not self.work.exists():
+            copy = self.work.with_name(f"{self.work.name.removesuffix('.partial')}.copy.partial")
             with contextlib.suppress(OSError, shutil.Error):  # its owner may be at work in it again
-                shutil.copytree(self.source, self.work, ignore=shutil.ignore_patterns("*.tmp"))
+                shutil.copytree(self.source, copy, ignore=shutil.ignore_patterns("*.tmp"))
+                copy.replace(self.work)
         self.work.mkdir(exist_ok=True)
 
     def release(self, published: bool) -> None:
@@ -143,8 +145,8 @@ class Observer:
             return _create(self._path, 1)
         newest = max(claims)
         raw, heartbeat = _read(claims[newest]), _read(_heartbeat(self._path))
-        self._holder = {**_parse(raw), **_parse(heartbeat)}
-        content, now = _parse(raw), time.monotonic()
+        content, told, now = _parse(raw), _parse(heartbeat), time.monotonic()
+        self._holder = {**content, **(told if told.get("claim") == newest else {})}
         if (newest, raw, heartbeat) != self._seen:
             self._seen, self._since = (newest, raw, heartbeat), now
         if content.get("released"):

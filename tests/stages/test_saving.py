@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from graftlm import interrupt
@@ -170,6 +171,32 @@ def test_a_terminated_run_goes_on_with_the_same_bits(
     run(stage, chosen, place, disturbed, said)
     assert [line.rsplit(" ", 1)[-1] for line in said.lines if "going on from step" in line] == ["3", "4", "8", "11"]
     same(disturbed, undisturbed(stage, precision))
+
+
+def test_the_loss_scaler_goes_on_too(
+    place: Path, model_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16-mixed, which Lightning turns into bf16-mixed on a processor: here it is handed in ready-made."""
+    scalers: list[Any] = []
+    trainer = pl.Trainer
+
+    def mixed(*arguments: Any, **options: Any) -> pl.Trainer:
+        scalers.append(torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3))
+        precision = pl.plugins.MixedPrecision("16-mixed", "cpu", scalers[-1])
+        return trainer(*arguments, **{**options, "precision": None, "plugins": [*options["plugins"], precision]})
+
+    monkeypatch.setattr(pl, "Trainer", mixed)
+    chosen = settings(model_settings, workers=0)
+    calm = run("pretrain", chosen, place, tmp_path / "calm")
+    with monkeypatch.context() as patch:
+        at_batch(patch, 9, terminate)
+        with pytest.raises(Interrupted):
+            run("pretrain", chosen, place, tmp_path / "disturbed")
+    same(run("pretrain", chosen, place, tmp_path / "disturbed"), calm)
+    undisturbed, stopped, resumed = (scaler.state_dict() for scaler in scalers)
+    assert (stopped["scale"], stopped["_growth_tracker"]) == (16.0, 2), "five steps"
+    assert resumed == undisturbed
+    assert (resumed["scale"], resumed["_growth_tracker"]) == (64.0, 2), "eleven"
 
 
 def test_before_the_first_step_the_graft_is_kept(
