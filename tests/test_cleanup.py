@@ -136,6 +136,15 @@ def test_what_a_running_job_will_need_stays(tmp_path: Path) -> None:
         going(store, Rules(max_size=0))
 
 
+def test_a_running_jobs_record_tells_what_it_needs_whatever_became_of_its_data(store: Path) -> None:
+    """Its settings do not: a changed data file gives other keys, another folder none."""
+    record(store.parent / RUNS / "b", status="running", settings={"model": 1}, planned=[CORPUS.key, PRETRAIN.key])
+    stay = going(store, Rules(max_size=0))
+    assert CORPUS.key not in stay
+    assert PRETRAIN.key not in stay
+    assert OTHER.key in stay
+
+
 HOLD = """
     import sys, time
     from pathlib import Path

@@ -191,6 +191,32 @@ def test_gpus_are_what_is_set_or_visible(monkeypatch: pytest.MonkeyPatch) -> Non
     assert leases.gpus_of_job(LaunchSettings(), auto) == 0
 
 
+def test_a_workers_second_job_leases_one_of_the_gpus_that_were_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    launch = LaunchSettings(name="joblib", lease=True)
+    for _ in range(2):
+        with leases.leased(launch, TrainerSettings(accelerator="gpu"), Heard()):
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+            beside = holder(devices=["2", "3"], gpus=1)
+            try:
+                assert told(beside)[0] == "3", "the first one is leased"
+            finally:
+                beside.kill()
+                beside.communicate()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
+def test_a_failed_job_leaves_the_threads_as_they_were() -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    launch = LaunchSettings(name="joblib", lease=True, cores=1)
+    with pytest.raises(ValueError, match="a job"), leases.leased(launch, CPU, Heard()):  # noqa: PT012
+        torch.set_num_threads(before + 1)
+        raise ValueError("a job")
+    assert torch.get_num_threads() == before
+
+
 def test_more_than_there_is_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=r"launch\.gpus=2: only 1"), leases.leased(gpu("0", count=2), CPU, Heard()):
         pass

@@ -141,14 +141,16 @@ def with_inputs(keys: Iterable[str], by_key: Mapping[str, Artifact]) -> set[str]
 
 
 def wanted(use: Use, fingerprints: Fingerprints | None = None) -> set[str]:
-    """Keys of the stages that a job which has not ended well goes through, from its settings.
+    """Keys of the stages that a job which has not ended well goes through.
 
     Raises:
         StoreError: of a running job they cannot be told. Of another, what its record names must do.
     """
     if use.record.get("status") in ("done", "pruned"):
         return set()
-    try:
+    if planned := use.record.get("planned"):
+        return {str(key) for key in planned}
+    try:  # the record of an earlier version; its data may have changed since
         settings = Settings.from_mapping(use.record.get("settings") or {})
         return {key.key for key in stage_keys(settings, fingerprints or _FINGERPRINTS)}
     except GraftlmError as error:

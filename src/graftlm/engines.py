@@ -16,6 +16,7 @@ from pathlib import Path
 
 from graftlm.compose import Job
 from graftlm.errors import SettingsError
+from graftlm.interrupt import Interrupted
 from graftlm.schema import Settings
 
 
@@ -126,7 +127,7 @@ def stopping(settings: Settings, sweep_dir: Path) -> Iterator[None]:
 
 
 def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted(signum)
 
 
 def quoted(text: str) -> str:

@@ -117,6 +117,7 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
     begun = time.monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     stages: list[dict[str, Any]] = []
+    planned: list[str] = []  # keys of all its stages: who cleans the store up must know what it is going to use
 
     def write(status: str, error: str | None, **more: Any) -> Outcome:
         result = Outcome(status, error, tuple(stages), time.monotonic() - begun)
@@ -134,12 +135,15 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
             "seeds": {"pretrain": settings.pretrain.seed, "finetune": settings.finetune.seed},
             "settings": dataclasses.asdict(settings),
             "stages": stages,
+            "planned": planned,
             **more,
         }
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RECORD, record)
         return result
 
+    with contextlib.suppress(GraftlmError):  # told by the stages, which need them
+        planned = [key.key for key in stage_keys(job.settings, _FINGERPRINTS)]
     write(RUNNING, None)
     try:
         with _resources(job.settings, progress):

@@ -93,7 +93,7 @@ def gpus(launch: LaunchSettings) -> list[str]:
     """The GPUs that are given out: as set, those that `CUDA_VISIBLE_DEVICES` names, or all that the driver shows."""
     if launch.devices is not None:
         return launch.devices
-    visible = None if _bound else os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # outside of a lease, what the user set
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
     listed = Path("/proc/driver/nvidia/gpus")

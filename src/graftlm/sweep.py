@@ -93,6 +93,10 @@ def hand_over(
             (folder / "launcher.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         progress.say(reason)
         broken.append(Outcome("failed", reason, (), 0.0))
+    except KeyboardInterrupt:
+        for place in _swept:
+            _tell(place, jobs, progress)
+        raise
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
     return [*(outcome for folder in _swept for outcome in _tell(folder, jobs, progress)), *broken], list(_swept)

@@ -102,22 +102,26 @@ def test_a_killed_worker_costs_its_sweep_but_not_what_was_done(
     assert "1 done, 1 reused" in again.stderr
 
 
-def test_ctrl_c_ends_the_workers(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_workers(
+    swept: tuple[Path, subprocess.CompletedProcess[str]], number: signal.Signals
+) -> None:
     folder, _ = swept
-    long = ("finetune.max_steps=4000", "finetune.checkpoint_interval=20", "finetune.seed=11,12")
+    long = ("finetune.max_steps=4000", "finetune.checkpoint_interval=20", f"finetune.seed={number}1,{number}2")
     process = start(folder, *SMOKE, "transfer=none", *long)
     try:
         before = set(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt"))
         wait(lambda: set(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt")) - before, process)
         mine = workers(process.pid)
         assert len(mine) >= 2
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, told = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 128 + signal.SIGINT
-    assert told.rstrip().endswith("the same command goes on from here")
+    assert process.returncode == 128 + number
+    assert told.rstrip().endswith(f"({number.name}); the same command goes on from here")
+    assert "2 failed" in told, "a line a job"
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{worker}").exists() for worker in mine):
         assert time.monotonic() < deadline
