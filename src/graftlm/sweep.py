@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from graftlm.compose import Job, to_mapping
 from graftlm.console import Lines, Progress, progress_for_terminal
 from graftlm.engines import stopping, what_to_expect, words_for_hydra
+from graftlm.environment import environment
 from graftlm.errors import SettingsError, first_line
 from graftlm.jobs import RECORD, Outcome, bug, read_record, run_job
 from graftlm.schema import Settings
@@ -83,9 +84,10 @@ def hand_over(
     if told := what_to_expect(settings, folder):
         progress.say(told)
     broken: list[Outcome] = []
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a launcher's error itself and leaves
     try:
-        with stopping(settings, folder):
+        # else Hydra prints a launcher's error itself and leaves; and joblib's janitor, a process of its own, warns of
+        # each file of a stopped sweep that is gone already
+        with environment(HYDRA_FULL_ERROR="1", PYTHONWARNINGS="ignore:resource_tracker"), stopping(settings, folder):
             main()
     except Exception as error:  # a worker was killed, a scheduler refused: what the jobs left is told all the same
         reason = f"the launcher ended early: {type(error).__name__}: {first_line(error)}"
@@ -97,8 +99,6 @@ def hand_over(
         for place in _swept:
             _tell(place, jobs, progress)
         raise
-    finally:
-        del os.environ["HYDRA_FULL_ERROR"]
     return [*(outcome for folder in _swept for outcome in _tell(folder, jobs, progress)), *broken], list(_swept)
 
 
