@@ -19,7 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-FILES = {"corpus": 12, "pretrain": 10, "finetune": 12, "evaluate": 2}  # as a real artifact of each stage has
+# as a real artifact of each stage has
+FILES = {"corpus": 12, "pretrain": 10, "graft": 10, "finetune": 11, "evaluate": 2}
 
 
 def sweep(store: Path, data: str) -> list[str]:

@@ -213,7 +213,8 @@ def load() -> None:
         "hydra", "pytorch_lightning", "sacrebleu", "rouge_score.rouge_scorer", "graftlm.report",
         "transformers.models.mbart.modeling_mbart",
         "transformers.models.xlm_roberta.modeling_xlm_roberta", "graftlm.sweep", "graftlm.stages.corpus",
-        "graftlm.stages.pretrain", "graftlm.stages.finetune", "graftlm.stages.evaluate",
+        "graftlm.stages.pretrain", "graftlm.stages.graft", "graftlm.stages.finetune",
+        "graftlm.stages.evaluate",
     ):  # fmt: skip
         importlib.import_module(name)
 

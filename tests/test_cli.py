@@ -68,6 +68,7 @@ def test_stages_are_shared_between_jobs(swept: tuple[Path, subprocess.CompletedP
     assert {stage: len(found) for stage, found in keys.items()} == {
         "corpus": 1,
         "pretrain": 1,
+        "graft": 6,
         "finetune": 8,
         "evaluate": 8,
     }
@@ -87,7 +88,8 @@ def test_artifacts_are_what_they_say(swept: tuple[Path, subprocess.CompletedProc
         assert [line["step"] for line in curve] == [0, 1, 2, 5, 10]
         for line in curve:
             assert line["val/gap"] == pytest.approx(line["val/loss_shuffled"] - line["val/loss"], abs=1e-4)
-        transfer = json.loads((paths["finetune"] / "transfer.json").read_text())
+        assert ("graft" in paths) == (record["choices"]["transfer"] != "none")
+        transfer = json.loads((paths.get("graft", paths["finetune"]) / "transfer.json").read_text())
         assert transfer["strategy"] == record["choices"]["transfer"]
         assert len({tensor["name"] for tensor in transfer["host_tensors"]}) == len(transfer["host_tensors"])
         scores = json.loads((paths["evaluate"] / "scores.json").read_text())
@@ -124,6 +126,31 @@ def test_strategies_that_write_nothing_start_from_the_same_weights(tmp_path: Pat
     assert [len(first[seed]) for seed in (1, 2)] == [1, 1]
     assert first[1] != first[2]
     assert [len(last[seed]) for seed in (1, 2)] == [2, 2], "the rates are at work"
+
+
+def test_a_sweep_over_what_fine_tuning_alone_does_grafts_once(tmp_path: Path) -> None:
+    """Counted in what was left: one donor, one distillation and denoising, as many trainings as jobs."""
+    words = ("run", "-m", "experiment=smoke", "transfer=denoised", "logger=none", "evaluate.max_pairs=4")
+    steps = "transfer.steps=[{step: embeddings},{step: distill,steps: 2},{step: denoise,steps: 2,max_length: 32}]"
+    grid = ("finetune.lr=1e-3,2e-3", "transfer.freeze_encoder=0,0.5", "transfer.control=true")
+    result = graftlm(tmp_path, *words, steps, *grid, "finetune.max_steps=2", "finetune.generate_pairs=0")
+    assert result.returncode == 0, result.stderr
+    made = {stage: len(list(tmp_path.glob(f"multirun/store/{stage}/*/{MARKER}"))) for stage in ("graft", "finetune")}
+    assert made == {"graft": 1, "finetune": 4}
+    grafts = [stage for record in jobs(tmp_path) for stage in record["stages"] if stage["stage"] == "graft"]
+    assert [stage["reused"] for stage in grafts] == [False, True, True, True]
+    assert len({stage["key"] for stage in grafts}) == 1
+    firsts = {
+        next(line["val/loss"] for line in read_metrics(path) if "val/loss" in line)
+        for path in tmp_path.glob("multirun/store/finetune/*/metrics.jsonl")
+    }
+    assert len(firsts) == 1, "all began with the same grafted host"
+    # each is charged the whole of it
+    (cost,) = tmp_path.glob("multirun/store/graft/*/cost.json")
+    report = json.loads(next(tmp_path.glob("multirun/*/report.json")).read_text())
+    charged = {seed["graft_seconds"] for arm in report["arms"] for seed in arm["seeds"]}
+    assert charged == {json.loads(cost.read_text())["seconds"]}
+    assert all(seed["donor_flops"] > 0 for arm in report["arms"] for seed in arm["seeds"])
 
 
 def test_a_model_is_a_plain_hugging_face_folder(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -333,7 +360,7 @@ def test_a_failed_job_fails_the_sweep_but_not_the_others(
     assert sorted((run["job_type"], run["exit_code"]) for run in runs) == [
         ("evaluate", 0),
         ("finetune", 0),
-        ("finetune", 1),
+        ("graft", 1),
         ("pretrain", 0),
     ]
 
@@ -361,7 +388,7 @@ def test_wandb_offline_leaves_a_run_for_each_stage(tmp_path: Path) -> None:
     result = graftlm(tmp_path, "run", "experiment=smoke", "logger=wandb", "transfer=embeddings", "logger.tags=[mine]")
     assert result.returncode == 0, result.stderr
     runs = [read_wandb(path) for path in sorted(tmp_path.glob("multirun/wandb/offline-run-*/run-*.wandb"))]
-    assert sorted(run["job_type"] for run in runs) == ["evaluate", "finetune", "pretrain"]
+    assert sorted(run["job_type"] for run in runs) == ["evaluate", "finetune", "graft", "pretrain"]
     for run in runs:
         assert run["exit_code"] == 0
         assert run["group"]
@@ -370,7 +397,11 @@ def test_wandb_offline_leaves_a_run_for_each_stage(tmp_path: Path) -> None:
     (artifact,) = tmp_path.glob("multirun/store/finetune/*/metrics.jsonl")
     local = [(line["step"], line["val/loss"]) for line in read_metrics(artifact) if "val/loss" in line]
     assert finetune["val/loss"] == [(step, pytest.approx(loss)) for step, loss in local]
-    assert "fidelity/cosine" in finetune["summary"]
+    (graft,) = [run for run in runs if run["job_type"] == "graft"]
+    for run in (graft, finetune):
+        assert "fidelity/cosine" in run["summary"]
+    assert "cost/flops" in graft["summary"]
+    assert "cost/graft_flops" in finetune["summary"]
 
 
 def test_wandb_without_an_account_goes_on_offline(tmp_path: Path) -> None:
@@ -490,7 +521,7 @@ def test_local_folders_in_hub_layout_are_checkpoints(
     )
     result = graftlm(tmp_path, *words, "pretrain.max_steps=0", f"model.host.checkpoint={host}")
     assert result.returncode == 0, result.stderr
-    (report,) = tmp_path.glob("multirun/store/finetune/*/transfer.json")
+    (report,) = tmp_path.glob("multirun/store/graft/*/transfer.json")
     assert {tensor["status"] for tensor in json.loads(report.read_text())["host_tensors"]} >= {"kept", "calibrated"}
     (kept,) = tmp_path.glob("multirun/store/pretrain/*/model/model.safetensors")
     from safetensors.torch import load_file

@@ -13,7 +13,7 @@ from graftlm.estimate import Costs, duration
 from graftlm.plan import Fingerprints, PlannedStage, stage_keys
 from graftlm.store import MARKER, Store, read_marker, write_json
 
-SECONDS = {"corpus": 3.0, "pretrain": 40.0, "finetune": 20.0, "evaluate": 7.0}
+SECONDS = {"corpus": 3.0, "pretrain": 40.0, "graft": 9.0, "finetune": 20.0, "evaluate": 7.0}
 FINGERPRINTS = Fingerprints()
 
 
@@ -51,12 +51,13 @@ def test_steps_are_scaled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "unknown"),
     [
-        ("model.donor.layers=3", {"pretrain", "finetune", "evaluate"}),
-        ("model.host.decoder_layers=3", {"finetune", "evaluate"}),
-        ("model.vocab_size=900", {"corpus", "pretrain", "finetune", "evaluate"}),
+        ("model.donor.layers=3", {"pretrain", "graft", "finetune", "evaluate"}),
+        ("model.host.decoder_layers=3", {"graft", "finetune", "evaluate"}),
+        ("model.vocab_size=900", {"corpus", "pretrain", "graft", "finetune", "evaluate"}),
         ("finetune.batch_tokens=2048", {"finetune"}),
-        ("transfer=calibrated", {"finetune"}),
-        ("transfer=none", {"finetune"}),
+        ("transfer=calibrated", {"graft", "finetune"}),
+        ("transfer=embeddings", {"graft"}),  # the training after it is the same
+        ("transfer=none", set()),
         ("evaluate.num_beams=3", {"evaluate"}),
         ("trainer.precision=bf16-mixed", {"pretrain", "finetune", "evaluate"}),
     ],

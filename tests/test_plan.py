@@ -14,24 +14,30 @@ from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
 
 FINGERPRINTS = Fingerprints()
-ALL = {"corpus", "pretrain", "finetune", "evaluate"}
+ALL = {"corpus", "pretrain", "graft", "finetune", "evaluate"}
 TRAINED = ALL - {"corpus"}
 TUNED = {"finetune", "evaluate"}
+GRAFTED = {"graft", *TUNED}
 # setting (or group) -> another value, and the stages whose key must change; a longer path wins over its group
 EXPECTED: dict[str, tuple[Any, set[str]]] = {
     "model.format": ("cc25", ALL),
     "model.vocab_size": (900, ALL),
     "model.trim": (7, ALL),
     "model.donor": (None, TRAINED),
-    "model.host": (None, TUNED),
+    "model.host": (None, GRAFTED),
+    "model.host.dropout": (0.3, TUNED),  # of a host that no step trains
     "data": (None, ALL),
     "mask": (None, TRAINED),
     "transfer": (None, TUNED),
+    "transfer.steps": (None, GRAFTED),
+    "transfer.control": (None, GRAFTED),
+    "transfer.fidelity_texts": (None, GRAFTED),
     "transfer.adapter.rank": (4, TRAINED),
     "transfer.adapter.targets": (["out"], set()),  # of an adapter of no rank
     "transfer.adapter": (None, set()),
     "pretrain": (None, TRAINED),
     "finetune": (None, TUNED),
+    "finetune.seed": (None, GRAFTED),  # it draws the host
     "evaluate": (None, {"evaluate"}),
     "evaluate.batch_size": (7, set()),
     "trainer.precision": ("bf16-mixed", TRAINED),
@@ -127,8 +133,8 @@ def test_a_strategy_counts_as_it_is_meant_not_as_it_is_typed() -> None:
     short = with_steps(base(), {"step": "embeddings"})
     long = with_steps(base(), {"step": "embeddings", "languages": "start", "spread": 0.5})
     assert [key.key for key in stage_keys(short, FINGERPRINTS)] == [key.key for key in stage_keys(long, FINGERPRINTS)]
-    (finetune,) = [key for key in stage_keys(short, FINGERPRINTS) if key.stage == "finetune"]
-    assert finetune.settings["transfer"]["steps"][0]["spread"] == 0.5  # a default that changes changes the key
+    (graft,) = [key for key in stage_keys(short, FINGERPRINTS) if key.stage == "graft"]
+    assert graft.settings["transfer"]["steps"][0]["spread"] == 0.5  # a default that changes changes the key
 
 
 @pytest.mark.parametrize("path", leaves(base().transfer.adapter, "transfer.adapter"))
@@ -145,9 +151,48 @@ def test_a_strategy_that_reads_no_donor_trains_none() -> None:
     (other,) = compose_jobs(Words((*words, "mask=r40", "pretrain.max_steps=99", *UNUSED)))
     keys = [stage_keys(item.settings, FINGERPRINTS) for item in (job, other)]
     assert keys[0] == keys[1]
-    assert [key.stage for key in keys[0]] == ["corpus", "finetune", "evaluate"]
+    assert [key.stage for key in keys[0]] == ["corpus", "graft", "finetune", "evaluate"]
+    assert not any("fidelity_texts" in key.settings.get("transfer", {}) for key in keys[0]), "nothing to compare with"
     (both,) = compose_jobs(Words(("experiment=smoke", "transfer=denoised")))
     assert [key.stage for key in stage_keys(both.settings, FINGERPRINTS)][1] == "pretrain"
+
+
+def changes(words: tuple[str, ...], *more: str) -> set[str]:
+    """The stages whose keys some more words change."""
+    (one,), (other,) = (compose_jobs(Words(("experiment=smoke", *given))) for given in (words, (*words, *more)))
+    before, after = ({key.stage: key.key for key in stage_keys(job.settings, FINGERPRINTS)} for job in (one, other))
+    assert before.keys() == after.keys()
+    return {stage for stage in before if before[stage] != after[stage]}
+
+
+def test_where_a_step_trains_the_hosts_dropout_and_the_precision_count() -> None:
+    for words in (("transfer=denoising",), ("transfer=calibrated", "pretrain.max_steps=7")):
+        expected = GRAFTED if words[0] == "transfer=denoising" else TUNED
+        assert changes(words, "model.host.dropout=0.3") == expected
+    assert changes(("transfer=denoising",), "trainer.precision=bf16-mixed") == GRAFTED
+    assert changes(("transfer=denoising",), "trainer.accumulate=2") == TUNED
+    assert changes(("transfer=denoising", "transfer.control=false"), "transfer.control=true") == GRAFTED
+
+
+def test_strategies_of_the_same_steps_share_their_graft() -> None:
+    settings = base()
+    other = dataclasses.replace(
+        settings, transfer=dataclasses.replace(settings.transfer, name="slow", encoder_lr=0.01, freeze_encoder=0.9)
+    )
+    keys = [{key.stage: key.key for key in stage_keys(item, FINGERPRINTS)} for item in (settings, other)]
+    assert keys[0]["graft"] == keys[1]["graft"]
+    assert keys[0]["finetune"] != keys[1]["finetune"]
+
+
+def test_onto_a_pretrained_host_the_seeds_of_the_fine_tuning_share_their_graft(tmp_path: Path) -> None:
+    """Of a checkpoint nothing is drawn."""
+    settings = base()
+    (tmp_path / "config.json").write_text("{}")
+    host = dataclasses.replace(settings.model.host, checkpoint=str(tmp_path))
+    pretrained = dataclasses.replace(settings, model=dataclasses.replace(settings.model, host=host))
+    other = changed(pretrained, ["finetune", "seed"], None)
+    keys = [{key.stage: key.key for key in stage_keys(item, FINGERPRINTS)} for item in (pretrained, other)]
+    assert {stage for stage in keys[0] if keys[0][stage] != keys[1][stage]} == TUNED
 
 
 def test_a_baseline_does_not_depend_on_the_donors_training() -> None:

@@ -28,6 +28,7 @@ NEUTRAL = frozenset(
 # what a stage's cost depends on beside its own settings: settings of the stages that it builds on
 ALSO: dict[str, dict[str, tuple[str, ...]]] = {
     "pretrain": {"corpus": ("vocab_size", "trim")},
+    "graft": {"corpus": ("vocab_size", "trim")},
     "finetune": {"corpus": ("vocab_size", "trim")},
     "evaluate": {"corpus": ("vocab_size", "trim"), "finetune": ("donor", "host", "trainer")},
 }

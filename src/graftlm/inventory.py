@@ -209,8 +209,9 @@ def described(artifact: Artifact, by_key: Mapping[str, Artifact]) -> str:
         tuned: Artifact | None = artifact
         if artifact.stage == "evaluate":
             tuned = by_key.get(artifact.inputs.get("finetune", ""))
-        donor = by_key.get(tuned.inputs.get("pretrain", "")) if tuned else None
-        words.append(_words(tuned.settings, "transfer.name") if tuned else "")
+        grafted = by_key.get(tuned.inputs.get("graft", ""), tuned) if tuned else None
+        donor = by_key.get(grafted.inputs.get("pretrain", "")) if grafted else None
+        words.append(_strategy(tuned.settings) if tuned else "")
         words.append(_words(donor.settings, "mask.unit", "mask.ratio") if donor else "")
         seeds = [
             _words(item.settings, name) for item, name in ((donor, "pretrain.seed"), (tuned, "finetune.seed")) if item
@@ -224,6 +225,13 @@ def described(artifact: Artifact, by_key: Mapping[str, Artifact]) -> str:
             ", ".join(sorted({str(item[group]) for item in choices if isinstance(item, dict) and group in item}))
         )
     return " · ".join(word for word in words if word) or "?"
+
+
+def _strategy(settings: Mapping[str, Any]) -> str:
+    """The name of a strategy, or its steps: a graft belongs to all strategies that have them."""
+    steps = (settings.get("transfer") or {}).get("steps")
+    names = [str(item.get("step")) for item in steps or () if isinstance(item, dict)]
+    return _words(settings, "transfer.name") or "+".join(names)
 
 
 def _words(settings: Mapping[str, Any], *paths: str) -> str:

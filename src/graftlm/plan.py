@@ -24,7 +24,7 @@ from graftlm.store import StageKey, Store
 from graftlm.transfer.strategy import resolved_steps
 
 # A stage's version goes up when its code changes what it leaves: artifacts of an earlier one are then not reused.
-VERSIONS = {"corpus": 1, "pretrain": 1, "finetune": 2, "evaluate": 1}
+VERSIONS = {"corpus": 1, "pretrain": 1, "graft": 1, "finetune": 3, "evaluate": 1}
 
 State = Literal["reuse", "resume", "run", "waiting"]
 
@@ -102,9 +102,12 @@ class Fingerprints:
 
 
 def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]:
-    """The stages of a job in their order. An arm of which no graft step reads the donor has no pretrain stage."""
+    """The stages of a job in their order.
+
+    An arm without steps has no graft stage, and one of which no step reads the donor has no pretrain stage.
+    """
     outcome = fingerprints.outcome
-    model, trainer = settings.model, outcome(settings.trainer)
+    model, strategy, trainer = settings.model, settings.transfer, outcome(settings.trainer)
     donor = fingerprints.checkpoint(model.donor.checkpoint, model.donor.revision, "model.donor.checkpoint")
     host = fingerprints.checkpoint(model.host.checkpoint, model.host.revision, "model.host.checkpoint")
     corpus = _key(
@@ -121,41 +124,40 @@ def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]
         [],
     )
     stages = [corpus]
-    donor_settings = _without_checkpoint(outcome(model.donor)) if donor is None else donor
-    host_settings = _without_checkpoint(outcome(model.host)) if host is None else host
+    donor_settings = _without(outcome(model.donor), "checkpoint", "revision") if donor is None else donor
+    host_settings = _without(outcome(model.host), "checkpoint", "revision") if host is None else host
     inputs = [corpus]
-    transfer = dict(outcome(settings.transfer))
-    transfer["steps"] = fingerprints.steps(settings.transfer)
-    transfer["encoder_lr"], transfer["freeze_encoder"] = settings.transfer.encoder_rate()
-    adapter = transfer.pop("adapter")
-    # of an adapter of no rank, or for a donor that is not trained, no setting counts
-    adapted = {"adapter": adapter} if adapter["rank"] and settings.transfer.needs_donor else {}
-    transfer |= adapted
-    if settings.transfer.needs_donor:
-        pretrain = _key(
-            "pretrain",
-            {
-                "donor": donor_settings,
-                "mask": outcome(settings.mask),
-                "pretrain": outcome(settings.pretrain),
-                "trainer": trainer,
-                **adapted,
-            },
-            [corpus],
+    if strategy.needs_donor:
+        adapter = outcome(strategy.adapter)
+        stages.append(
+            _key(
+                "pretrain",
+                {
+                    "donor": donor_settings,
+                    "mask": outcome(settings.mask),
+                    "pretrain": outcome(settings.pretrain),
+                    "trainer": trainer,
+                    **({"adapter": adapter} if adapter["rank"] else {}),  # of one of no rank, no setting counts
+                },
+                [corpus],
+            )
         )
-        stages.append(pretrain)
-        inputs.append(pretrain)
-    if not settings.transfer.needs_donor:
-        # of a donor that is not used, only the sizes count that a host takes where its own are null
-        if donor is None:
-            donor_settings = {name: donor_settings[name] for name in ("d_model", "layers", "heads", "ffn")}
-        del transfer["fidelity_texts"]
+        inputs.append(stages[-1])
+    if donor is None:
+        # from here on the sizes alone count, which a host takes where its own are null
+        donor_settings = {name: donor_settings[name] for name in ("d_model", "layers", "heads", "ffn")}
+    if strategy.steps:
+        grafted = _graft_settings(settings, fingerprints, host_settings)
+        stages.append(_key("graft", {"donor": donor_settings, **grafted}, inputs))
+        inputs = [corpus, stages[-1]]
+    treatment = _without(outcome(strategy), "steps", "adapter", "fidelity_texts")
+    treatment["encoder_lr"], treatment["freeze_encoder"] = strategy.encoder_rate()
     finetune = _key(
         "finetune",
         {
             "donor": donor_settings,
             "host": host_settings,
-            "transfer": transfer,
+            "transfer": treatment,
             "finetune": outcome(settings.finetune),
             "trainer": trainer,
         },
@@ -163,6 +165,30 @@ def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]
     )
     evaluate = _key("evaluate", {"evaluate": outcome(settings.evaluate)}, [corpus, finetune])
     return [*stages, finetune, evaluate]
+
+
+def _graft_settings(settings: Settings, fingerprints: Fingerprints, host: Any) -> dict[str, Any]:
+    """What changes the host that a graft leaves; how it is treated afterwards is a matter of the fine-tuning.
+
+    The strategy's name is none of it: strategies of the same steps share their graft. An adapter counts with the donor
+    that has it.
+    """
+    from graftlm.transfer.strategy import any_step  # the steps say what they do
+
+    strategy, built = settings.transfer, settings.model.host.checkpoint is None
+    trains = bool(any_step(strategy, "trains"))
+    counted: dict[str, Any] = {"steps": fingerprints.steps(strategy), "control": strategy.control}
+    if strategy.needs_donor:
+        counted["fidelity_texts"] = strategy.fidelity_texts
+    found: dict[str, Any] = {"host": host, "transfer": counted}
+    if built:
+        # the seed of the fine-tuning draws the host, the same one for every arm; of a checkpoint nothing is drawn
+        found["finetune"] = {"seed": settings.finetune.seed}
+    if trains:
+        found["trainer"] = {"precision": settings.trainer.precision}
+    elif built:
+        found["host"] = _without(host, "dropout")
+    return found
 
 
 def _key(stage: str, settings: dict[str, Any], inputs: Sequence[StageKey]) -> StageKey:
@@ -178,8 +204,8 @@ def _installed(data: DataSettings) -> list[Any] | None:
     return None if state is None or code is None else [*state, code]
 
 
-def _without_checkpoint(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in ("checkpoint", "revision")}
+def _without(settings: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def plan(jobs: Sequence[Job]) -> list[list[PlannedStage]]:

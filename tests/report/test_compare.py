@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from rich.console import Console
 from graftlm.report import build_report
 from graftlm.report.collect import collect
 from graftlm.report.compare import compare
+from graftlm.report.figures import charged_before
+from graftlm.report.records import Artifacts, read_run
 from graftlm.report.terminal import print_report
 
 
@@ -109,6 +112,36 @@ def test_an_arm_whose_graft_read_nothing_of_the_donor_is_charged_none(fake_sweep
     assert arms["calibrated"]["donor_seconds"] > 0
     assert (arms["denoising"]["donor_flops"], arms["denoising"]["donor_seconds"]) == (0, 0)
     assert arms["denoising"]["compute_share"] < arms["calibrated"]["compute_share"]
+
+
+def test_a_graft_that_is_a_stage_of_its_own_is_charged_to_each_arm_that_uses_it(fake_sweep, fake_arm):
+    """And read from there; a job without one has none. An earlier record has its graft in the fine-tuning."""
+    sweep = fake_sweep()
+    folder = sweep.job(fake_arm("calibrated"), 1)
+    record = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+
+    warnings: list[str] = []
+
+    def run() -> Any:
+        return read_run(folder / "job.json", record, Artifacts(warnings))
+
+    earlier = run()
+    assert earlier.cost["graft_seconds"] == 4.0
+    (tuned,) = [folder / stage["path"] for stage in record["stages"] if stage["stage"] == "finetune"]
+    graft = sweep.root / "store" / "graft" / "abc"
+    graft.mkdir(parents=True)
+    (tuned / "transfer.json").rename(graft / "transfer.json")
+    (graft / "cost.json").write_text(json.dumps({"seconds": 70.0, "flops": 3e13, "parameters": 5_000_000}))
+    record["stages"].append({"stage": "graft", "key": "abc", "path": "../../store/graft/abc", "reused": True})
+    now = run()
+    assert (now.cost["graft_seconds"], now.cost["graft_flops"]) == (70.0, 3e13)
+    assert now.cost["seconds"] == earlier.cost["seconds"]
+    assert now.transfer == earlier.transfer
+    assert charged_before(now) == charged_before(earlier) + 3e13
+    assert warnings == []
+    (graft / "cost.json").unlink()
+    assert "graft_flops" not in run().cost, "not known is not nothing"
+    assert len(warnings) == 1
 
 
 def test_donors_of_one_seed_are_averaged(fake_sweep, fake_arm):

@@ -62,6 +62,8 @@ def test_two_devices_do_the_steps_of_one_in_a_sweep_too(trained: Path) -> None:
         assert costs[0][name] == costs[1][name]
     keys = [{path.name for path in (trained / f"store{n}").glob("*/*") if path.is_dir()} for n in (1, 2)]
     assert keys[0] == keys[1]
+    grafts = [next((trained / f"store{n}").glob("graft/*/model/model.safetensors")) for n in (1, 2)]
+    assert all(path.stat().st_size for path in grafts)
     assert not list(trained.glob("store2/*/*/scratch"))
 
 

@@ -26,9 +26,10 @@ from graftlm.jobs import Labels, StageContext
 from graftlm.models.base import StageModule
 from graftlm.running import LoggerSettings, TrainerSettings
 from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, Settings, TransferSettings
-from graftlm.stages import finetune, pretrain
+from graftlm.stages import finetune, graft, pretrain
 from graftlm.stages.saving import CHECKPOINT, Course
 from graftlm.tracking import METRICS
+from graftlm.transfer import handover
 
 STAGES = {"pretrain": pretrain, "finetune": finetune}
 Act = Callable[[], None]
@@ -70,6 +71,9 @@ def place(
     write_corpus(divided, model_settings, folder / "corpus")
     _donor.save_pretrained(folder / "pretrain" / "model")
     donor_tokenizer.save_pretrained(folder / "pretrain" / "model")
+    (folder / "graft").mkdir()
+    inputs = {"corpus": folder / "corpus", "pretrain": folder / "pretrain"}
+    graft.run(StageContext(settings(model_settings), inputs, folder / "graft", Said(), Labels("s", "j", {})))
     return folder
 
 
@@ -90,7 +94,7 @@ def run(stage: str, chosen: Settings, place: Path, work: Path, said: Said | None
     torch.manual_seed(random.randrange(10**6))
     random.seed()
     np.random.seed()
-    inputs = {"corpus": place / "corpus", "pretrain": place / "pretrain"}
+    inputs = {"corpus": place / "corpus", "graft": place / "graft"}
     with interrupt.handled():
         STAGES[stage].run(StageContext(chosen, inputs, work, said or Said(), Labels("s", "j", {})))
     return work
@@ -208,7 +212,12 @@ def test_before_the_first_step_the_graft_is_kept(
         with pytest.raises(Interrupted):
             run("finetune", chosen, place, tmp_path / "disturbed")
     undisturbed("finetune")  # made before nothing may graft any more
-    monkeypatch.setattr("graftlm.transfer.callback.apply_strategy", lambda *rest, **more: pytest.fail("grafted again"))
+
+    def load(host: Any, folder: Path, values: bool = True, real: Any = handover.load) -> None:
+        assert not values, "the checkpoint brings them"
+        real(host, folder, values)
+
+    monkeypatch.setattr(handover, "load", load)
     same(run("finetune", chosen, place, tmp_path / "disturbed"), undisturbed("finetune"))
 
 

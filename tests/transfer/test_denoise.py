@@ -19,6 +19,7 @@ from graftlm.models.loss import seq2seq_loss
 from graftlm.running import LoggerSettings, TrainerSettings
 from graftlm.schema import FinetuneSettings, MaskSettings, Settings, TransferSettings
 from graftlm.stages import finetune
+from graftlm.stages import graft as stage
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Graft
 from graftlm.transfer.report import Ledger
@@ -109,13 +110,18 @@ def test_alone_it_is_fine_tuned_without_any_donor(corpus: Any, model_settings: A
         trainer=TrainerSettings(accelerator="cpu", threads=1),
         logger=LoggerSettings(kind="none"),
     )  # fmt: skip
-    finetune.run(StageContext(settings, {"corpus": corpus.path}, tmp_path, Silent(), Labels("s", "j", {})))
-    report = json.loads((tmp_path / "transfer.json").read_text(encoding="utf-8"))
+    labels = Labels("s", "j", {})
+    grafted, tuned = tmp_path / "graft", tmp_path / "finetune"
+    tuned.mkdir()
+    stage.run(StageContext(settings, {"corpus": corpus.path}, grafted, Silent(), labels))
+    finetune.run(StageContext(settings, {"corpus": corpus.path, "graft": grafted}, tuned, Silent(), labels))
+    report = json.loads((grafted / "transfer.json").read_text(encoding="utf-8"))
     assert report["donor"] is None
     assert report["donor_tensors"] == []
     assert report["warnings"] == ["fidelity was not measured: there is no donor to compare with"]
     assert {item["status"] for item in report["host_tensors"]} >= {"trained"}
-    assert report["flops"] == json.loads((tmp_path / "cost.json").read_text(encoding="utf-8"))["graft_flops"] > 0
+    assert report["flops"] == json.loads((grafted / "cost.json").read_text(encoding="utf-8"))["flops"] > 0
+    assert not (tuned / "transfer.json").exists()
 
 
 def test_text_without_a_known_language_is_refused(rough_donor: Any, host: Any, tokenizers: Any, texts: Any) -> None:

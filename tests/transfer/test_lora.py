@@ -24,6 +24,7 @@ from graftlm.models import base as training
 from graftlm.running import LoggerSettings, TrainerSettings
 from graftlm.schema import AdapterSettings, FinetuneSettings, MaskSettings, PretrainSettings, Settings, TransferSettings
 from graftlm.stages import finetune, pretrain
+from graftlm.stages import graft as stage
 from graftlm.stages.saving import CHECKPOINT
 from graftlm.transfer import adapters
 from graftlm.transfer.anatomy import donor_block, host_block
@@ -63,7 +64,7 @@ def place(
 
 
 def run(stage: Any, chosen: Settings, folder: Path, work: str) -> Path:
-    inputs = {"corpus": folder / "corpus", "pretrain": folder / "pretrain"}
+    inputs = {name: folder / name for name in ("corpus", "pretrain", "graft")}
     (folder / work).mkdir(exist_ok=True)
     stage.run(StageContext(chosen, inputs, folder / work, Silent(), Labels("s", "j", {})))
     return folder / work
@@ -96,7 +97,7 @@ def test_pretraining_leaves_an_adapter_and_the_donor_with_it(pretrained: Path, p
     after = load_file(pretrained / "model" / "model.safetensors")
     assert set(after) == set(before)
     adapter = adapters.read(pretrained / "adapter")
-    assert (adapter.rank, adapter.scaling, adapter.dropout, adapter.depth) == (3, 2.0, 0.1, 2)
+    assert (adapter.rank, adapter.scaling, adapter.dropout) == (3, 2.0, 0.1)
     names = {getattr(donor_block(layer), name) for layer in range(2) for name in ADAPTER.targets}
     assert set(adapter.maps) == names
     for name, value in after.items():
@@ -252,6 +253,7 @@ def test_a_trained_adapter_is_accounted_for_as_the_hosts_own(pretrained: Path, p
 def finetuned(pretrained: Path, place: Path, model_settings: Any) -> tuple[Path, Settings]:
     steps = [{"step": "embeddings"}, {"step": "encoder", "tokens": 2000}, {"step": "lora", "mode": "train"}]
     chosen = settings(place / "donor", model_settings, *steps, freeze_encoder=0.0, control=True)
+    run(stage, chosen, place, "graft")
     return run(finetune, chosen, place, "finetune"), chosen
 
 
@@ -262,7 +264,8 @@ def test_fine_tuning_trains_the_adapter_and_leaves_a_plain_model(
     tensors = load_file(folder / "model" / "model.safetensors")
     assert not any("lora" in name or "base_layer" in name for name in tensors)
     MBartForConditionalGeneration.from_pretrained(folder / "model")
-    grafted = {item["name"]: item for item in json.loads((folder / "transfer.json").read_text())["host_tensors"]}
+    report = json.loads((place / "graft" / "transfer.json").read_text())
+    grafted = {item["name"]: item for item in report["host_tensors"]}
     assert "kept beside it and trained" in grafted["model.encoder.layers.0.fc2.weight"]["note"]
     assert grafted["model.encoder.layers.0.fc2.lora_A.default.weight"]["step"] == "lora"
     # what stands beside no adapter is what the graft left, and the adapted maps have moved by a matrix of rank 3

@@ -99,8 +99,9 @@ def read_run(path: Path, record: dict[str, Any], artifacts: Artifacts) -> Run | 
     if diverged:
         artifacts.warnings.append(f"{finetune / 'metrics.jsonl'}: val/loss was not a number in {diverged} place(s)")
     evaluate = _folder(path, stages.get("evaluate"))
-    pretrain = _folder(path, stages.get("pretrain"))
-    transfer = artifacts.mapping(finetune / "transfer.json", needed=False)
+    pretrain, graft = (_folder(path, stages.get(name)) for name in ("pretrain", "graft"))
+    # without a graft the stage that trains says so; before the graft was a stage of its own, it said all of it
+    transfer = artifacts.mapping((graft or finetune) / "transfer.json", needed=False)
     return Run(
         key=str((stages.get("finetune") or {}).get("key") or finetune),
         curve=curve,
@@ -110,13 +111,22 @@ def read_run(path: Path, record: dict[str, Any], artifacts: Artifacts) -> Run | 
             for row in (artifacts.lines(evaluate / "examples.jsonl") if evaluate else [])
             if isinstance(row.get("index"), int)
         ],
-        cost=_numbers(artifacts.mapping(finetune / "cost.json", needed=False)),
+        cost=_cost(artifacts, finetune, graft),
         donor_cost=_donor_cost(artifacts, pretrain, transfer),
         transfer=_transfer(transfer) if transfer else None,
         command=str(record.get("command", "")),
         job=str(path.parent),
         diverged=bool(diverged),
     )
+
+
+def _cost(artifacts: Artifacts, finetune: Path, graft: Path | None) -> dict[str, float]:
+    """What the fine-tuning cost, and as `graft_seconds` and `graft_flops` its graft, in full, however many share it."""
+    own = _numbers(artifacts.mapping(finetune / "cost.json", needed=False))
+    if graft is None:
+        return {"graft_seconds": 0.0, "graft_flops": 0.0} | own
+    grafted = _numbers(artifacts.mapping(graft / "cost.json"))
+    return own | {f"graft_{name}": grafted[name] for name in ("seconds", "flops") if name in grafted}
 
 
 def _donor_cost(artifacts: Artifacts, pretrain: Path | None, transfer: dict[str, Any]) -> dict[str, float]:

@@ -53,11 +53,6 @@ class Adapter:
     dropout: float
     maps: Mapping[str, tuple[Tensor, Tensor]]
 
-    @property
-    def depth(self) -> int:
-        """Layers of the donor; the pretrain stage adapts all of them."""
-        return 1 + max(int(found[1]) for module in self.maps if (found := _LAYER.search(module)))
-
     def change(self, module: str) -> Tensor:
         """ΔW [out, in] of an adapted module."""
         a, b = self.maps[module]
@@ -167,6 +162,19 @@ def attach(host: Any, modules: Iterable[str], rank: int, alpha: float, dropout: 
                 parameter.requires_grad_(id(parameter) in trained and not name.startswith("model.encoder."))
         for name in modules:
             host.get_submodule(name).train(host.training)
+
+
+def attached(host: Any) -> dict[str, Any] | None:
+    """What `attach` was called with on this host, as plain values; None where it was not."""
+    if not hasattr(host, "peft_config"):
+        return None
+    config = host.peft_config[_NAME]
+    return {
+        "modules": sorted(config.target_modules),
+        "rank": config.r,
+        "alpha": config.lora_alpha,
+        "dropout": config.lora_dropout,
+    }
 
 
 def factors(module: str) -> tuple[str, str]:

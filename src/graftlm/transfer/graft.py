@@ -43,6 +43,7 @@ class Step(ABC):
         reads_donor: it reads tensors or states of the donor; a strategy of other steps alone needs no donor.
         needs_models: it runs the models, so their tensors are not enough (a step without can work from files).
         needs_text: it reads calibration text.
+        trains: it trains by gradients, where and in the precision in which the trainer does.
         needs_base: it carries what the pretrain stage changed, and reads the donor as it was before that stage. The
             steps in front of it then carry that earlier donor, or the change would count twice; those behind it read
             the trained one again. On a host of random weights a step in front has to carry all that it refines.
@@ -59,6 +60,7 @@ class Step(ABC):
     reads_donor: ClassVar[bool] = True
     needs_models: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
     needs_base: ClassVar[bool] = False
     needs_pretrained: ClassVar[bool] = False
     needs_adapter: ClassVar[bool] = False
@@ -93,9 +95,6 @@ class Step(ABC):
         Raises:
             TransferError: if donor and host do not fit.
         """
-
-    def restructure(self, host: Any, adapter: Any) -> None:  # noqa: B027 - most steps add no module
-        """Give a resumed host the modules that `apply` added to it; its checkpoint then brings their values."""
 
 
 @dataclass

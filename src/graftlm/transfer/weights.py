@@ -56,12 +56,12 @@ class ModelWeights(Weights):
         self._places: dict[str, tuple[nn.Module, str]] = {}
         for path, tensor in model.state_dict(keep_vars=True).items():
             module, _, own = path.rpartition(".")
-            tensors[_plain(path)] = tensor
-            self._places[_plain(path)] = model.get_submodule(module), own
+            tensors[plain(path)] = tensor
+            self._places[plain(path)] = model.get_submodule(module), own
         first: dict[int, str] = {}
         # parameters before buffers, as `named_parameters` lists them
         for name, tensor in [*model.named_parameters(), *tensors.items()]:
-            first.setdefault(id(tensor), _plain(name))
+            first.setdefault(id(tensor), plain(name))
         self.aliases = {name: first[id(tensor)] for name, tensor in tensors.items()}
         self.shapes = {name: tuple(tensors[name].shape) for name in first.values()}
 
@@ -92,7 +92,7 @@ class NoWeights(Weights):
         raise KeyError(name)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A tensor's name without the module that peft puts around an adapted map."""
     return name.replace(".base_layer.", ".")
 

@@ -189,12 +189,6 @@ class Decoder(Step):
         if self.output == "unit":
             unit_logits(graft)
 
-    def restructure(self, host: Any, adapter: Any) -> None:
-        if not self.tied:
-            from graftlm.models.tied import untie
-
-            untie(host)
-
     def _cross(self, graft: Graft, layer: int, source: Source, draw: Generator, plain: Source) -> None:
         """The cross-attention of one layer; with `plain` its LayerNorm is that behind the self-attention copied."""
         import torch

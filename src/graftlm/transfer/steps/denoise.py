@@ -48,6 +48,7 @@ class Denoise(Step):
     reads_donor: ClassVar[bool] = False
     needs_models: ClassVar[bool] = True
     needs_text: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
     def refines(self) -> tuple[str, ...]:
         return ("*",)

@@ -49,6 +49,7 @@ class Distill(Step):
     encodes: ClassVar[bool] = True
     needs_models: ClassVar[bool] = True
     needs_text: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
     def refines(self) -> tuple[str, ...]:
         return ("model.encoder.layers.*", "model.encoder.layer_norm.*")

@@ -69,7 +69,7 @@ class Lora(Step):
                 note = self._account(graft, theirs, factors[ours], adapter)
                 graft.refine(weight, value, "mapped", note, anatomy.pair(theirs)[0])
             return
-        self._attach(graft.host, adapter, places)
+        adapters.attach(graft.host, places, adapter.rank, adapter.scaling * adapter.rank, adapter.dropout)
         graft.adopt()
         for ours, theirs in places.items():
             weight, source = anatomy.pair(ours)[0], anatomy.pair(theirs)[0]
@@ -82,14 +82,6 @@ class Lora(Step):
             note = self._account(graft, theirs, factor, adapter)
             note += ", kept beside it and trained, merged into it when the model is saved"
             graft.ledger.refine(weight, "mapped", source, graft.step, note)
-
-    def restructure(self, host: Any, adapter: Any) -> None:
-        if self.mode == "train":
-            found = adapters.read(Path(adapter))
-            self._attach(host, found, self._places(found, found.depth, host.config.encoder_layers))
-
-    def _attach(self, host: Any, adapter: Adapter, places: Mapping[str, str]) -> None:
-        adapters.attach(host, places, adapter.rank, adapter.scaling * adapter.rank, adapter.dropout)
 
     def _places(self, adapter: Adapter, donor: int, host: int) -> dict[str, str]:
         """Module of the host → module of the donor whose adapter it gets."""
