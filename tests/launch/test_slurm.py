@@ -8,14 +8,17 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
+from graftlm.search.study import open_storage
 from graftlm.tracking import read_metrics
 
 START = Path(__file__).with_name("slurm.sh")
@@ -101,6 +104,27 @@ def test_jobs_preempted_or_requeued_end_the_same(
         assert json.loads((tmp_path / path.relative_to(calm)).read_text()) == json.loads(path.read_text())
     for path in calm.glob("multirun/store/finetune/*/metrics.jsonl"):
         assert without_seconds(tmp_path / path.relative_to(calm)) == without_seconds(path)
+
+
+def test_a_search_is_an_array_a_batch_and_its_tasks_tell_the_study(
+    swept: tuple[Path, str], cluster: dict[str, str], tmp_path: Path
+) -> None:
+    """No trial is given up here, which would depend on who is quicker; but each tells its curve."""
+    shutil.copytree(swept[0] / "multirun/store/corpus", tmp_path / "multirun/store/corpus")
+    search = ("sweep=tpe", "search.trials=3", "search.startup_trials=2", "finetune.lr=tag(log,interval(1e-4,1e-2))")
+    pruner = ("search.pruner.kind=median", "search.pruner.startup_trials=9")
+    words = ("run", "-m", "experiment=smoke", "transfer=none", *search, *pruner, "launch=slurm", "launch.cores=1")
+    command = [sys.executable, "-m", "graftlm", *words]
+    result = subprocess.run(command, cwd=tmp_path, env=cluster, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    # a task of an array has the array's number before its own; the last trial is alone
+    tasks = [path.name.partition("_")[0] for path in tmp_path.glob("multirun/*/.submitit/*") if any(path.glob("*.err"))]
+    assert sorted(Counter(tasks).values()) == [1, 2]
+    (found,) = (json.loads(path.read_text()) for path in tmp_path.glob("multirun/*/search.json"))
+    assert [trial["state"] for trial in found["trials"]] == ["complete"] * 3
+    (folder,) = tmp_path.glob("multirun/store/studies/*")
+    study = optuna.load_study(study_name=folder.name, storage=open_storage(None, folder))
+    assert [sorted(trial.intermediate_values) for trial in study.trials] == [[0, 1, 2, 5, 10]] * 3
 
 
 def begun(folder: Path, seed: int) -> bool:
