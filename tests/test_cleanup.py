@@ -7,17 +7,18 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from graftlm.claims import Observer
+from graftlm.claims import Observer, reserved
 from graftlm.cleanup import Rules, choose, delete, parse_age, parse_size
 from graftlm.compose import Words, compose_jobs
-from graftlm.console import Silent
+from graftlm.console import Advance, Silent
 from graftlm.errors import SettingsError, StoreError
-from graftlm.inventory import TRASH, Artifact, Use, find_uses, take
+from graftlm.inventory import TRASH, Artifact, Newer, Use, find_uses, take
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.store import StageKey, Store
 from test_inventory import CHAIN, CORPUS, EVALUATE, FINETUNE, PRETRAIN, make, record
@@ -202,6 +203,128 @@ def test_deleting_removes_what_was_chosen_and_nothing_else(store: Path) -> None:
     assert not Store(store).holds(EVALUATE)
     make(store, EVALUATE)
     assert Store(store).holds(EVALUATE)
+
+
+class After(Silent):
+    """Does something after the first thing that was counted."""
+
+    def __init__(self, act: Callable[[], None]):
+        self._act = act
+
+    @contextmanager
+    def task(self, label: str, total: int | None) -> Iterator[Advance]:
+        def advance(units: int) -> None:
+            act, self._act = self._act, lambda: None
+            act()
+
+        yield advance
+
+
+USER = """
+    import sys
+    from pathlib import Path
+    from graftlm.console import Lines
+    from graftlm.store import StageKey, Store, write_json
+
+    runs, store, *numbers = sys.argv[1:]
+    taken = []
+    made = 0
+    def build(work):
+        global made
+        made += 1
+        (work / "data.bin").write_bytes(b"x" * 1000)
+    for number in numbers:
+        key = StageKey("corpus", 1, {"n": int(number)}, {})
+        job = Path(runs, number, "job.json")
+        job.parent.mkdir()
+        write_json(job, {"status": "running", "planned": [key.key]})
+        path, _ = Store(Path(store)).obtain(key, build, Lines())
+        taken.append((path, job, key.key))
+        if len(taken) == 1:
+            print("begun", flush=True)
+    sys.stdin.readline()
+    assert all((path / "data.bin").read_bytes() == b"x" * 1000 for path, _, _ in taken)
+    for path, job, key in taken:
+        write_json(job, {"status": "done", "stages": [{"key": key, "reused": True}]})
+    print(made)
+"""
+
+
+def numbered(store: Path, count: int) -> list[StageKey]:
+    keys = [StageKey("corpus", 1, {"n": number}, {}) for number in range(count)]
+    make(store, *keys)
+    (store.parent / RUNS).mkdir()
+    return keys
+
+
+def user(store: Path, numbers: Sequence[int]) -> subprocess.Popen[str]:
+    """A process of jobs that each take an artifact, until it gets a line."""
+    words = [sys.executable, "-c", textwrap.dedent(USER), str(store.parent / RUNS), str(store), *map(str, numbers)]
+    return subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """How many artifacts it had to make."""
+    out, told = process.communicate("\n", timeout=60)
+    assert process.returncode == 0, told
+    return int(out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("status", ["running", "done"])
+def test_what_a_job_began_to_use_after_the_choice_stays(tmp_path: Path, status: str) -> None:
+    """It took the second from the store while the first was deleted; whether it has ended by then or not."""
+    store = tmp_path / "store"
+    keys = [key.key for key in numbered(store, 3)]
+    artifacts, uses = look(store)
+    goes = choose(artifacts, uses, Rules(larger_than=10)).goes
+    processes: list[subprocess.Popen[str]] = []
+    made: list[int] = []
+
+    def begin() -> None:
+        processes.append(user(store, [keys.index(goes[1].key)]))
+        assert processes[0].stdout is not None
+        assert processes[0].stdout.readline() == "begun\n"
+        if status == "done":
+            made.append(ended(processes[0]))
+
+    freed, left = delete(goes, store, After(begin), Newer(uses, [tmp_path / RUNS], store))
+    assert (made or [ended(processes[0])]) == [0]
+    assert [item.key for item in left] == [goes[1].key]
+    assert [item.key for item in look(store)[0]] == [goes[1].key]
+    assert freed == goes[0].size + goes[2].size
+
+
+def test_jobs_and_a_deletion_from_both_ends(tmp_path: Path) -> None:
+    """Wherever they meet: what a job was given is there as long as it runs."""
+    store, count = tmp_path / "store", 150
+    keys = [key.key for key in numbered(store, count)]
+    artifacts, uses = look(store)
+    goes = sorted(choose(artifacts, uses, Rules(larger_than=10)).goes, key=lambda item: keys.index(item.key))
+    process = user(store, range(count - 1, -1, -1))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    freed, left = delete(goes, store, Silent(), Newer(uses, [tmp_path / RUNS], store))
+    assert left
+    assert freed
+    assert ended(process) >= len(goes) - len(left), "they met: those that were gone were made again"
+    assert {item.key for item in look(store)[0]} == set(keys)
+
+
+def test_a_job_waits_where_somebody_may_be_deleting(tmp_path: Path) -> None:
+    """Who deletes claims before it looks whether a job has written itself down; so the job asks after it has."""
+    store = tmp_path / "store"
+    (key,) = numbered(store, 1)
+    path = Store(store).path(key)
+    with reserved(path) as got:
+        assert got
+        process = user(store, [0])
+        assert process.stderr is not None
+        assert "another process may delete it" in process.stderr.readline()
+        assert process.poll() is None
+    assert ended(process) == 0
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

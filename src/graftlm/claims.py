@@ -134,15 +134,15 @@ class Observer:
         self._since = 0.0
         self._holder: dict[str, Any] = {}
 
-    def attempt(self) -> Claim | None:
-        """Claim the artifact if nobody alive does.
+    def attempt(self, removes: bool = False) -> Claim | None:
+        """Claim the artifact if nobody alive does. `removes`: not to build it but to delete it, as others can see.
 
         Raises:
             OSError: the folder cannot be written.
         """
         claims = _claims(self._path)
         if not claims:
-            return _create(self._path, 1)
+            return _create(self._path, 1, removes=removes)
         newest = max(claims)
         raw, heartbeat = _read(claims[newest]), _read(_heartbeat(self._path))
         content, told, now = _parse(raw), _parse(heartbeat), time.monotonic()
@@ -150,12 +150,12 @@ class Observer:
         if (newest, raw, heartbeat) != self._seen:
             self._seen, self._since = (newest, raw, heartbeat), now
         if content.get("released"):
-            return _create(self._path, newest + 1, raw)
+            return _create(self._path, newest + 1, raw, removes=removes)
         locked = _locked(claims[newest]) if content.get("machine") == machine() else None
         if locked is False:
-            return _create(self._path, newest + 1, raw, dead=self.who)
+            return _create(self._path, newest + 1, raw, dead=self.who, removes=removes)
         if locked is None and now - self._since >= self._lease:
-            return _create(self._path, newest + 1, raw, dead=self.who, may_return=True)
+            return _create(self._path, newest + 1, raw, dead=self.who, may_return=True, removes=removes)
         return None
 
     @property
@@ -163,6 +163,11 @@ class Observer:
         """The holder, in words."""
         host, pid = self._holder.get("host"), self._holder.get("pid")
         return f"process {pid} on {host}" if host else "another process"
+
+    @property
+    def does(self) -> str:
+        """What the holder is about, in words."""
+        return "may delete it" if self._holder.get("removes") else "makes it"
 
     @property
     def progress(self) -> tuple[str, int, int | None]:
@@ -186,14 +191,25 @@ def busy(path: Path) -> bool:
     return alive and not content.get("released")
 
 
+def removing(path: Path) -> bool:
+    """Whether somebody may be deleting the artifact.
+
+    A job writes down what it is going to use and then asks this; who deletes claims first and then reads what jobs have
+    written: whatever the order, one of the two sees the other.
+    """
+    claims = _claims(path) if path.parent.is_dir() else {}
+    content = _parse(_read(claims[max(claims)])) if claims else {}
+    return bool(content.get("removes")) and not content.get("released")
+
+
 @contextlib.contextmanager
 def reserved(path: Path, lease: float = 60.0) -> Iterator[bool]:
-    """Keeps others from building the artifact `path`, to remove it or its leftovers; gives whether that could be had.
+    """Keeps others from building or taking the artifact `path`, to remove it or its leftovers; gives whether it could.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    claim = Observer(path, lease).attempt()
+    claim = Observer(path, lease).attempt(removes=True)
     try:
         yield claim is not None
     finally:
@@ -256,13 +272,16 @@ def _claims(path: Path) -> dict[int, Path]:
     return found
 
 
-def _create(path: Path, number: int, before: bytes = b"", dead: str = "", may_return: bool = False) -> Claim | None:
+def _create(
+    path: Path, number: int, before: bytes = b"", dead: str = "", may_return: bool = False, removes: bool = False
+) -> Claim | None:
     """The claim of this number, after one with the content `before`; None where another process was quicker."""
     token = uuid.uuid4().hex[:8]
     file = path.with_name(f"{path.name}.claim-{number}")
     earlier = path.with_name(str(_parse(before).get("work") or f"{path.name}.partial"))
     work = path.with_name(f"{path.name}.{number}.partial") if may_return else earlier
-    content = json.dumps({**_identity(), "work": work.name, "token": token}).encode()
+    told = {**_identity(), "work": work.name, "token": token, **({"removes": True} if removes else {})}
+    content = json.dumps(told).encode()
     temporary = path.with_name(f"{path.name}.{token}.tmp")
     descriptor = _open_new(temporary)
     try:

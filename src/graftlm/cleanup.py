@@ -3,7 +3,8 @@
 An artifact goes when it meets every rule given, and then only
 
 - if nobody builds or takes it now: no claim on it is held (`graftlm.claims`), and no job whose record says `running`
-  uses it (a job that was killed says so too: run its command again, or delete its folder);
+  uses it (a job that was killed says so too: run its command again, or delete its folder); and still nobody when its
+  turn comes, once it is claimed;
 - together with all that was built on it: what is kept keeps its inputs, or a rerun would make those again.
 
 It is claimed, renamed away and then deleted, so that no reader sees half of it and nobody builds it meanwhile.
@@ -15,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from pathlib import Path
 from graftlm.claims import busy, reserved
 from graftlm.console import Progress
 from graftlm.errors import GraftlmError, SettingsError, StoreError
-from graftlm.inventory import TRASH, Artifact, Use
+from graftlm.inventory import TRASH, Artifact, Newer, Use
 from graftlm.plan import VERSIONS, Fingerprints, stage_keys
 from graftlm.schema import Settings
 
@@ -163,12 +164,24 @@ def wanted(use: Use, fingerprints: Fingerprints | None = None) -> set[str]:
 _FINGERPRINTS = Fingerprints()
 
 
-def delete(artifacts: Sequence[Artifact], store: Path, progress: Progress) -> tuple[int, list[Artifact]]:
-    """Delete what was chosen; the bytes freed, and what was taken by another process meanwhile.
+def delete(
+    artifacts: Sequence[Artifact], store: Path, progress: Progress, newer: Newer | None = None
+) -> tuple[int, list[Artifact]]:
+    """Delete what was chosen; the bytes freed, and what has been taken into use meanwhile, which stays.
+
+    `newer`: the jobs by which it was chosen, to be looked at again before each deletion.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or a job that has begun does not tell what it uses.
     """
+    taken: set[str] = set()
+    by_key = {item.key: item for item in artifacts if item.finished}
+
+    def free(item: Artifact) -> bool:
+        for use in newer.uses() if newer else ():
+            taken.update(with_inputs(use.keys | wanted(use), by_key))
+        return item.key not in taken
+
     trash = store / TRASH
     freed = 0
     left: list[Artifact] = []
@@ -178,7 +191,7 @@ def delete(artifacts: Sequence[Artifact], store: Path, progress: Progress) -> tu
             shutil.rmtree(rest, ignore_errors=True)
         with progress.task("deleting", len(artifacts)) as advance:
             for item in artifacts:
-                if _remove(item, trash / f"{item.stage}.{item.path.name}.{os.getpid()}"):
+                if _remove(item, trash / f"{item.stage}.{item.path.name}.{os.getpid()}", free):
                     freed += item.size
                 else:
                     left.append(item)
@@ -190,11 +203,11 @@ def delete(artifacts: Sequence[Artifact], store: Path, progress: Progress) -> tu
     return freed, left
 
 
-def _remove(item: Artifact, away: Path) -> bool:
-    """Delete one; False where a process has begun to build it, or where it is gone."""
+def _remove(item: Artifact, away: Path, free: Callable[[Artifact], bool]) -> bool:
+    """Delete one; False where a process has begun to build it, where it is in use (asked once claimed), or gone."""
     renamed = False
     with reserved(item.final, LEASE) as got:
-        if got and item.path.is_dir():
+        if got and item.path.is_dir() and free(item):
             item.path.rename(away)
             renamed = True
     if renamed:

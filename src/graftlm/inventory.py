@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickletools
 import zipfile
@@ -24,11 +25,15 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Use:
-    """A job that used artifacts: its record, where that is, and when it was written."""
+    """A job that used artifacts: its record, where that is, and when it was written.
+
+    `stamp` is another one when the record has been written anew.
+    """
 
     path: Path
     record: Mapping[str, Any]
     when: float
+    stamp: tuple[int, ...] = ()
 
     @property
     def stages(self) -> list[Mapping[str, Any]]:
@@ -146,19 +151,43 @@ def find_uses(runs: Sequence[Path], store: Path) -> list[Use]:
     Raises:
         StoreError: there is no such folder.
     """
-    found: dict[Path, Use] = {}
-    skipped = store.resolve()
     for root in runs:
         if not root.is_dir():
             raise StoreError.at("--runs", root, "no such folder", "name the folder of your sweeps")
+    return list(_uses(runs, store, {}))
+
+
+class Newer:
+    """Looks again, and again, at the jobs below folders: which have begun, gone on or ended since."""
+
+    def __init__(self, uses: Sequence[Use], runs: Sequence[Path], store: Path):
+        """`uses`: the first look."""
+        self._stamps = {use.path.resolve(): use.stamp for use in uses}
+        self._runs, self._store = runs, store
+
+    def uses(self) -> list[Use]:
+        """Those that the look before this one did not see as they are now."""
+        found = list(_uses(self._runs, self._store, self._stamps))
+        self._stamps |= {use.path.resolve(): use.stamp for use in found}
+        return found
+
+
+def _uses(runs: Sequence[Path], store: Path, stamps: Mapping[Path, tuple[int, ...]]) -> Iterator[Use]:
+    """The records below folders, each once, but for those that still have the stamp given."""
+    seen: set[Path] = set()
+    skipped = store.resolve()
+    for root in runs:
         for place, folders, names in os.walk(root):
             folders[:] = sorted(name for name in folders if (Path(place) / name).resolve() != skipped)
-            if RECORD in names:
-                path = Path(place) / RECORD
-                record = read_record(path)
-                if record:
-                    found[path.resolve()] = Use(path, record, path.stat().st_mtime)
-    return list(found.values())
+            path = Path(place) / RECORD
+            if RECORD not in names or (real := path.resolve()) in seen:
+                continue
+            seen.add(real)
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                status = path.stat()  # before it is read: what is written later has another stamp
+                stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
+                if stamps.get(real) != stamp and (record := read_record(path)):
+                    yield Use(path, record, status.st_mtime, stamp)
 
 
 def checkpoint_step(path: Path) -> int | None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import graftlm
-from graftlm.claims import Claim, LostError, Observer, heartbeats, left_over
+from graftlm.claims import Claim, LostError, Observer, heartbeats, left_over, removing
 from graftlm.console import Advance, Progress, Silent, Watched
 from graftlm.errors import StoreError
 
@@ -121,7 +121,7 @@ class Store:
         """
         watched = progress if isinstance(progress, Watched) else Watched(progress or Silent())
         final, name = self.path(key), f"{key.stage} {key.key[:8]}"
-        if not suspect and self._sound(key):
+        if not suspect and self._usable(key):
             self._tidy(key)
             return final, True
         if getattr(_claimed, "name", None):
@@ -167,12 +167,14 @@ class Store:
         advance: Advance = lambda units: None  # noqa: E731
         with contextlib.ExitStack() as bar:
             while True:
-                if not suspect and self._sound(key):
+                if not suspect and self._usable(key):
                     return None
                 try:
                     final.parent.mkdir(parents=True, exist_ok=True)
                     claim = observer.attempt()
                 except OSError as error:
+                    if not suspect and self._sound(key):  # a deletion was killed, in a store to be read only
+                        return None
                     reason = f"cannot be written ({error.strerror})"
                     raise StoreError.at(
                         "store.dir", self.folder, reason, "name another folder: store.dir=..."
@@ -181,7 +183,9 @@ class Store:
                     return claim
                 label, done, total = observer.progress
                 if shown is None:
-                    progress.say(f"{key.stage} {key.key[:8]}: another process makes it ({observer.who}); waiting")
+                    progress.say(
+                        f"{key.stage} {key.key[:8]}: another process {observer.does} ({observer.who}); waiting"
+                    )
                 if shown != (label, total):
                     bar.close()
                     what = f"{observer.who}: {label}" if label else f"{observer.who}: {key.stage}"
@@ -205,6 +209,10 @@ class Store:
         """Folders of unfinished builds: the usual one, and those of holders that were taken for dead."""
         path = self.path(key)
         return [folder for folder in path.parent.glob(f"{path.name}*.partial") if folder.is_dir()]
+
+    def _usable(self, key: StageKey) -> bool:
+        """Whether it is there and stays: in this order, or it might be deleted in between."""
+        return not removing(self.path(key)) and self._sound(key)
 
     def _sound(self, key: StageKey) -> bool:
         return self.holds(key) and not self._unsound(key)

@@ -229,7 +229,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _gc(options: argparse.Namespace) -> int:
     from graftlm.cleanup import Rules, choose, delete, parse_age, parse_size
-    from graftlm.inventory import described, find_uses
+    from graftlm.inventory import Newer, described, find_uses
 
     rules = Rules(
         options.unreachable,
@@ -239,7 +239,8 @@ def _gc(options: argparse.Namespace) -> int:
         options.partial,
     )
     artifacts, store, runs = _take(options)
-    choice = choose(artifacts, find_uses(runs, store), rules)
+    uses = find_uses(runs, store)
+    choice = choose(artifacts, uses, rules)
     by_key = {item.key: item for item in artifacts}
     total = sum(item.size for item in artifacts)
     for reason, kept in choice.stays.items():
@@ -261,8 +262,8 @@ def _gc(options: argparse.Namespace) -> int:
             f"would delete {len(choice.goes)} of {len(artifacts)} artifacts, {size(going)} of {size(total)}: add --yes"
         )
         return 0
-    freed, left = delete(choice.goes, store, progress_for_terminal())
-    taken = f"; {len(left)} left, since a process has begun to build them" if left else ""
+    freed, left = delete(choice.goes, store, progress_for_terminal(), Newer(uses, runs, store))
+    taken = f"; {len(left)} left, which a job has begun to build or to use meanwhile" if left else ""
     print(f"deleted {len(choice.goes) - len(left)} artifacts, {size(freed)}{taken}")
     return 0
 
