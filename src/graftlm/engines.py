@@ -16,8 +16,13 @@ from pathlib import Path
 
 from graftlm.compose import Job
 from graftlm.errors import SettingsError
-from graftlm.interrupt import Interrupted
+from graftlm.interrupt import Interrupted, ask
 from graftlm.schema import Settings
+
+STOPPED = "stopped"  # a file in a sweep's folder: its command was asked to end
+_LISTEN = ("joblib", "ray", "ray_cluster")  # engines whose workers do not hear what the command hears
+_LISTEN_EVERY = 0.5  # seconds
+_heard: list[int] = []  # the signal that asked the command to end
 
 
 def check_launch(jobs: Sequence[Job], multirun: bool) -> None:
@@ -100,16 +105,37 @@ def what_to_expect(settings: Settings, sweep_dir: Path) -> str | None:
 
 @contextlib.contextmanager
 def stopping(settings: Settings, sweep_dir: Path) -> Iterator[None]:
-    """Within it SIGTERM is as Ctrl-C, and either ends the jobs too, wherever they run.
+    """Within it Ctrl-C or SIGTERM ends the jobs too, wherever they run.
 
-    The processes of joblib and Ray end with the command; what submitit started would outlive it.
+    Joblib and Ray would kill their workers: so the command only leaves a word in the sweep's folder, waits until the
+    jobs have saved (`listening`) and ends then; a second signal ends at once. SLURM signals the jobs that it cancels.
+    What submitit started on this machine would outlive the command.
+
+    Raises:
+        Interrupted: then.
     """
     name = settings.launch.name
-    main = threading.current_thread() is threading.main_thread()
-    # in this process a job hears the signal itself
-    before = signal.signal(signal.SIGTERM, _interrupt) if main and name != "local" else None
+    _heard.clear()
+
+    def note(signum: int, frame: object) -> None:
+        if _heard:
+            raise Interrupted(signum)
+        _heard.append(signum)
+        with contextlib.suppress(OSError):
+            (sweep_dir / STOPPED).touch()
+            told = f"graftlm: {signal.Signals(signum).name}: the jobs save and end; once more ends them at once\n"
+            os.write(2, told.encode())
+
+    handlers = {signal.SIGTERM: _interrupt}
+    if name in _LISTEN:
+        handlers = {signal.SIGTERM: note, signal.SIGINT: note}
+    elif name == "local" or threading.current_thread() is not threading.main_thread():
+        handlers = {}  # in this process a job hears the signal itself
+    ignored = [number for number in handlers if signal.getsignal(number) == signal.SIG_IGN]
+    before = {number: signal.signal(number, handlers[number]) for number in handlers if number not in ignored}
     try:
         yield
+        end_if_asked()
     except KeyboardInterrupt:
         jobs = [path.name for path in (sweep_dir / ".submitit").glob("*") if path.is_dir()]
         if name == "slurm" and jobs:
@@ -121,9 +147,54 @@ def stopping(settings: Settings, sweep_dir: Path) -> Iterator[None]:
                     if b"submitit" in Path(f"/proc/{job}/cmdline").read_bytes():
                         os.kill(int(job), signal.SIGINT)
         raise
+    except Exception:
+        end_if_asked()  # a worker that was killed meanwhile is no news
+        raise
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_if_asked() -> None:
+    """Between the batches of a sweep, whose jobs have ended early.
+
+    Raises:
+        Interrupted: the command was asked to end.
+    """
+    if _heard:
+        raise Interrupted(_heard[0]) from None
+
+
+def stopped(sweep_dir: Path) -> bool:
+    """Whether the command of a sweep was asked to end: its jobs are not begun any more."""
+    return (sweep_dir / STOPPED).exists()
+
+
+@contextlib.contextmanager
+def listening(settings: Settings, sweep_dir: Path) -> Iterator[None]:
+    """In a worker process: its job saves and ends when the command was asked to end (`stopping`)."""
+    if settings.launch.name not in _LISTEN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is heard by all: the command tells the jobs
+    over = threading.Event()
+
+    def listen() -> None:
+        while not over.wait(_LISTEN_EVERY):
+            if stopped(sweep_dir):
+                ask()
+
+    thread = threading.Thread(target=listen, name="graftlm-listen", daemon=True)
+    thread.start()
+    try:
+        yield
+    except Interrupted:
+        # its record tells it; raised, the launcher would kill the others before they have saved
+        if not stopped(sweep_dir):
+            raise
+    finally:
+        over.set()
+        thread.join()
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -7,6 +7,7 @@ once in any case.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
@@ -27,6 +28,9 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.signum,)  # a worker of joblib hands it to the command
 
     @property
     def code(self) -> int:
@@ -115,6 +119,13 @@ def _handle(signum: int, frame: FrameType | None) -> None:
     # not print: the handler may have come in the midst of one
     with contextlib.suppress(OSError):
         os.write(2, f"graftlm: {signal.Signals(signum).name}: saving after this step{more}\n".encode())
+
+
+def ask() -> None:
+    """From another thread: as if a signal had come that asks to save and end. Does nothing outside `handled`."""
+    known = list(_state.earlier)
+    if known and _state.pending is None:
+        _thread.interrupt_main(signal.SIGTERM if signal.SIGTERM in known else signal.Signals(known[0]))
 
 
 @contextlib.contextmanager

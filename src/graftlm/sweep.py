@@ -6,6 +6,7 @@ how a job ended stands in its `job.json`, where the command finds it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -27,7 +28,7 @@ from hydra.types import RunMode
 
 from graftlm.compose import Job, to_mapping
 from graftlm.console import Lines, Progress, progress_for_terminal
-from graftlm.engines import stopping, what_to_expect, words_for_hydra
+from graftlm.engines import listening, stopped, stopping, what_to_expect, words_for_hydra
 from graftlm.environment import environment
 from graftlm.errors import SettingsError, first_line
 from graftlm.jobs import RECORD, Outcome, bug, read_record, run_job
@@ -107,6 +108,8 @@ def task(config: Any) -> None:
     found = HydraConfig.get()
     swept = found.mode == RunMode.MULTIRUN
     launch = _launch or _read_launch(Path(found.sweep.dir))
+    if not _launch and stopped(Path(found.sweep.dir)):
+        return
     if os.getcwd() != launch.cwd:  # noqa: PTH109 - a worker of a cluster starts elsewhere
         os.chdir(launch.cwd)
     full = config.copy()
@@ -126,8 +129,10 @@ def task(config: Any) -> None:
     title = " ".join(overrides) or "the defaults"
     progress.say(f"{label}: {title}" if _launch else title)
     name = Path(found.sweep.dir).name if swept else folder.name
+    outcome = Outcome("interrupted", None, (), 0.0)
     try:
-        outcome = run_job(job, folder, launch.command, name, progress)
+        with contextlib.nullcontext() if _launch else listening(job.settings, Path(found.sweep.dir)):
+            outcome = run_job(job, folder, launch.command, name, progress)
     except Exception as error:  # a mistake of ours: the other jobs of a sweep go on
         logging.getLogger(__name__).exception("%s: %s", label, title)
         outcome = Outcome("failed", bug(error, folder), (), 0.0)

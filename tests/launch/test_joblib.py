@@ -30,6 +30,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         # tests run in the background of a shell have the signal ignored, and a child inherits that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -105,31 +106,50 @@ def test_a_killed_worker_costs_its_sweep_but_not_what_was_done(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_workers(
+def test_after_a_signal_the_workers_save_and_end(
     swept: tuple[Path, subprocess.CompletedProcess[str]], number: signal.Signals
 ) -> None:
+    """Also where the whole process group hears it, as it does Ctrl-C at a terminal; and a third job is not begun."""
     folder, _ = swept
-    long = ("finetune.max_steps=4000", "finetune.checkpoint_interval=20", f"finetune.seed={number}1,{number}2")
-    process = start(folder, *SMOKE, "transfer=none", *long)
+    seeds = [int(f"{number}{seed}") for seed in (1, 2, 3)]
+    long = (
+        "finetune.max_steps=4000",
+        "finetune.checkpoint_interval=4000",
+        f"finetune.seed={','.join(map(str, seeds))}",
+    )
+    before = set(folder.glob("multirun/store/finetune/*.partial"))
+    process = start(folder, *SMOKE, "launch.workers=2", "launch.cores=1", "transfer=none", *long)
+
+    def unfinished() -> set[Path]:
+        return set(folder.glob("multirun/store/finetune/*.partial")) - before
+
     try:
-        before = set(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt"))
-        wait(lambda: set(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt")) - before, process)
+        wait(lambda: len([path for path in unfinished() if lines(path / "metrics.jsonl") > 5]) == 2, process)
         mine = workers(process.pid)
-        assert len(mine) >= 2
-        process.send_signal(number)
-        _, told = process.communicate(timeout=60)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, told = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, told
+    assert f"{number.name}: the jobs save and end" in told
     assert f"interrupted ({number.name}); the same command goes on from here" in told
     assert "Traceback" not in told
     assert "resource_tracker" not in told
-    assert "2 failed" in told, "a line a job"
+    assert "1 failed, 2 interrupted" in told, "a line a job"
+    assert "1 left no record: not started" in told
+    assert [(path / "scratch/last.ckpt").is_file() for path in unfinished()] == [True, True]
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{worker}").exists() for worker in mine):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
 
 
 def workers(parent: int) -> list[int]:

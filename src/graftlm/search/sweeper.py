@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial
 
 from graftlm.compose import to_mapping
+from graftlm.engines import end_if_asked
 from graftlm.errors import Problem, SettingsError
 from graftlm.fields import build
 from graftlm.schema import Settings
@@ -49,6 +50,7 @@ def search(arguments: Sequence[str], config: DictConfig, loader: ConfigLoader, l
             finally:
                 outcomes = [study.settle(trial) for trial in sound]
                 write_summary(study, folder, fixed, config)
+            end_if_asked()
             launched += len(sound)
             if not any(outcomes):  # a launcher that runs nothing would spend all trials
                 for result in results:
