@@ -143,6 +143,33 @@ def test_a_killed_holder_is_taken_over_at_once(group: Group) -> None:
     assert group.leftovers() == []
 
 
+def test_seconds_are_those_of_all_attempts(group: Group) -> None:
+    """Of a killed one as the last heartbeat, here of each quarter of a second, told."""
+    first = group.start(steps=30, pause=0.1, lease=1)
+    group.wait("step", 15)
+    first.kill()
+    group.start(steps=30, pause=0.0, lease=1)
+    group.end()
+    path = Store(group.store).path(KEY)
+    assert read_marker(path)["seconds"] >= 1.0
+
+
+def test_seconds_of_a_failed_attempt_count_until_its_work_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fail(work: Path) -> None:
+        time.sleep(0.3)
+        raise ValueError("no")
+
+    for key, removed in ((KEY, False), (StageKey("corpus", 1, {"rows": 4}, {}), True)):
+        with pytest.raises(ValueError, match="no"):
+            store.obtain(key, fail)
+        if removed:
+            store.path(key).with_suffix(".partial").rmdir()
+        path, _ = store.obtain(key, rows)
+        assert (read_marker(path)["seconds"] < 0.3) == removed
+
+
 def test_a_machine_that_vanished_is_taken_over_after_a_lease(group: Group) -> None:
     first = group.start(steps=1000, pause=0.05, machine="another")
     group.wait("step", 3)

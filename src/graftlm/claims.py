@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,14 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftlm.console import Watched
-
 try:
     import fcntl
 except ImportError:  # no such locks on this platform
     fcntl = None  # type: ignore[assignment]
 
-BEAT = 3.0  # seconds between two heartbeats, at most; fewer under a short lease
 _MACHINE = "GRAFTLM_MACHINE"  # another name for this machine: for tests, and for containers that share a kernel's id
 _descriptors: set[int] = set()  # of claims held by this process
 
@@ -111,11 +107,11 @@ class Claim:
                 if published:
                     others = self.path.parent.glob(f"{self.path.name}.*.tmp")
                     # the heartbeat goes last: where it is left, a kill came in between (`left_over`)
-                    for leftover in (*others, *_claims(self.path).values(), _heartbeat(self.path)):
+                    for leftover in (*others, *_claims(self.path).values(), heartbeat_file(self.path)):
                         leftover.unlink(missing_ok=True)
                 else:
                     # the number is not used again: a slow observer of an earlier claim must not find it free
-                    content = json.dumps({**_identity(), "work": self.work.name, "released": True})
+                    content = json.dumps({**identity(), "work": self.work.name, "released": True})
                     os.ftruncate(self.descriptor, 0)
                     os.pwrite(self.descriptor, content.encode(), 0)
         except OSError:
@@ -144,8 +140,8 @@ class Observer:
         if not claims:
             return _create(self._path, 1, removes=removes)
         newest = max(claims)
-        raw, heartbeat = _read(claims[newest]), _read(_heartbeat(self._path))
-        content, told, now = _parse(raw), _parse(heartbeat), time.monotonic()
+        raw, heartbeat = read(claims[newest]), read(heartbeat_file(self._path))
+        content, told, now = parse(raw), parse(heartbeat), time.monotonic()
         self._holder = {**content, **(told if told.get("claim") == newest else {})}
         if (newest, raw, heartbeat) != self._seen:
             self._seen, self._since = (newest, raw, heartbeat), now
@@ -178,7 +174,7 @@ class Observer:
 
 def left_over(path: Path) -> bool:
     """Whether files of claims stand beside an artifact: somebody is at work, or was killed before removing them."""
-    return _heartbeat(path).exists()
+    return heartbeat_file(path).exists()
 
 
 def busy(path: Path) -> bool:
@@ -186,7 +182,7 @@ def busy(path: Path) -> bool:
     claims = _claims(path) if path.parent.is_dir() else {}
     if not claims:
         return False
-    content = _parse(_read(newest := claims[max(claims)]))
+    content = parse(read(newest := claims[max(claims)]))
     alive = content.get("machine") != machine() or _locked(newest) is not False
     return alive and not content.get("released")
 
@@ -198,7 +194,7 @@ def removing(path: Path) -> bool:
     written: whatever the order, one of the two sees the other.
     """
     claims = _claims(path) if path.parent.is_dir() else {}
-    content = _parse(_read(claims[max(claims)])) if claims else {}
+    content = parse(read(claims[max(claims)])) if claims else {}
     return bool(content.get("removes")) and not content.get("released")
 
 
@@ -218,48 +214,13 @@ def reserved(path: Path, lease: float = 60.0) -> Iterator[bool]:
             claim.release(published=not list(path.parent.glob(f"{path.name}*.partial")))
 
 
-@contextlib.contextmanager
-def heartbeats(claim: Claim, stage: str, lease: float, watched: Watched) -> Iterator[None]:
-    """Tell others how far it is, from a thread: also in phases that count nothing.
-
-    Where the claim was lost, the next count of `watched` raises `LostError`.
-    """
-    end = threading.Event()
-    every = min(BEAT, lease / 4)
-    token = uuid.uuid4().hex
-
-    def beat() -> None:
-        number = 0
-        while True:
-            if not claim.in_force():
-                watched.stop = LostError()
-                return
-            label, done, total = watched.now
-            content = {**_identity(), "claim": claim.number, "stage": stage, "label": label, "done": done}
-            content |= {"total": total, "time": round(time.time(), 1), "beat": f"{token[:8]}-{number}"}
-            with contextlib.suppress(OSError):
-                target = _heartbeat(claim.path)
-                temporary = target.with_name(f"{target.name}.{token[:8]}.tmp")
-                temporary.write_text(json.dumps(content), encoding="utf-8")
-                temporary.replace(target)
-            number += 1
-            if end.wait(every):
-                return
-
-    thread = threading.Thread(target=beat, name="graftlm-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        end.set()
-        thread.join(timeout=10 * BEAT)  # a network folder may keep it
-
-
-def _identity() -> dict[str, Any]:
+def identity() -> dict[str, Any]:
+    """This process, as a claim and a heartbeat name it."""
     return {"machine": machine(), "host": socket.gethostname(), "pid": os.getpid()}
 
 
-def _heartbeat(path: Path) -> Path:
+def heartbeat_file(path: Path) -> Path:
+    """Where the holder of an artifact's claim tells how far it is (`graftlm.heartbeats`)."""
     return path.with_name(path.name + ".holder")
 
 
@@ -278,9 +239,9 @@ def _create(
     """The claim of this number, after one with the content `before`; None where another process was quicker."""
     token = uuid.uuid4().hex[:8]
     file = path.with_name(f"{path.name}.claim-{number}")
-    earlier = path.with_name(str(_parse(before).get("work") or f"{path.name}.partial"))
+    earlier = path.with_name(str(parse(before).get("work") or f"{path.name}.partial"))
     work = path.with_name(f"{path.name}.{number}.partial") if may_return else earlier
-    told = {**_identity(), "work": work.name, "token": token, **({"removes": True} if removes else {})}
+    told = {**identity(), "work": work.name, "token": token, **({"removes": True} if removes else {})}
     content = json.dumps(told).encode()
     temporary = path.with_name(f"{path.name}.{token}.tmp")
     descriptor = _open_new(temporary)
@@ -304,7 +265,7 @@ def _create(
         temporary.unlink(missing_ok=True)
     claim = Claim(path, number, work, descriptor, earlier if may_return else None, dead)
     # whoever slept since it looked may have come too late
-    if not claim.in_force() or (number > 1 and _read(path.with_name(f"{path.name}.claim-{number - 1}")) != before):
+    if not claim.in_force() or (number > 1 and read(path.with_name(f"{path.name}.claim-{number - 1}")) != before):
         claim.lost = True
         file.unlink(missing_ok=True)
         claim.release(published=False)
@@ -327,14 +288,14 @@ def _close(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _read(file: Path) -> bytes:
+def read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError:
         return b""
 
 
-def _parse(raw: bytes) -> dict[str, Any]:
+def parse(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
     except ValueError:

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import graftlm
-from graftlm.claims import Claim, LostError, Observer, heartbeats, left_over, removing
+from graftlm.claims import Claim, LostError, Observer, left_over, removing
 from graftlm.console import Advance, Progress, Silent, Watched
 from graftlm.errors import StoreError
+from graftlm.heartbeats import heartbeats
 
 MARKER = "artifact.json"
 # files of a build in progress that are of no use once it is done
@@ -81,9 +82,8 @@ class Store:
             marker = read_marker(path)
         except StoreError:
             return False  # cut, or a byte of it flipped
-        wanted = json.loads(json.dumps(dict(key.settings)))
-        if marker.get("settings") != wanted:
-            differing = "; ".join(map(str, differences(marker.get("settings"), wanted)))
+        found = differences(marker.get("settings"), json.loads(json.dumps(dict(key.settings))))
+        if differing := "; ".join(map(str, found)):
             reason = f"holds other settings than its key stands for ({differing})"
             raise StoreError.at("store.dir", path, reason, "remove that folder")
         return not list(damage(path, marker))
@@ -133,7 +133,7 @@ class Store:
             published = False
             _claimed.name = name
             try:
-                with heartbeats(claim, key.stage, self.lease, watched):
+                with heartbeats(claim, key.stage, self.lease, watched) as seconds:
                     reason = self._unsound(key, sums=suspect)
                     if not reason:
                         published = True
@@ -144,9 +144,8 @@ class Store:
                     if claim.dead:
                         watched.say(f"{name}: {claim.dead} is gone; going on with its work")
                     claim.prepare()
-                    begun = time.monotonic()
                     build(claim.work)
-                    reused = not self._publish(key, claim, final, time.monotonic() - begun)
+                    reused = not self._publish(key, claim, final, seconds())
                     published = True
                     return final, reused
             except Exception:
@@ -176,9 +175,7 @@ class Store:
                     if not suspect and self._sound(key):  # a deletion was killed, in a store to be read only
                         return None
                     reason = f"cannot be written ({error.strerror})"
-                    raise StoreError.at(
-                        "store.dir", self.folder, reason, "name another folder: store.dir=..."
-                    ) from error
+                    raise StoreError.at("store.dir", self.folder, reason, "name another folder") from error
                 if claim is not None:
                     return claim
                 label, done, total = observer.progress

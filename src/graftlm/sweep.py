@@ -159,6 +159,8 @@ def describe(outcome: Outcome) -> str:
     """How a job ended, in a few words."""
     if outcome.status == "done":
         return "reused" if outcome.reused else f"done in {outcome.seconds:.1f} s"
+    if outcome.status == "interrupted" and outcome.error:
+        return outcome.error  # which says so
     return f"{outcome.status} ({outcome.error})" if outcome.error else outcome.status
 
 
@@ -174,8 +176,9 @@ def _tell(folder: Path, jobs: int | None, progress: Progress) -> list[Outcome]:
         title = " ".join(str(item) for item in record.get("overrides") or ()) or "the defaults"
         lines.append(f"  {path.parent.name}: {title}: {describe(outcome)}")
     lost = max(0, (jobs or 0) - len(paths))
-    outcomes += [Outcome("failed", "left no record", (), 0.0)] * lost
-    if lost:
+    asked = stopped(folder)
+    outcomes += [Outcome("not begun" if asked else "failed", "left no record", (), 0.0)] * lost
+    if lost and not asked:
         lines.append(f"  {lost} left no record: not started, or killed before its first line")
     counts = Counter("reused" if outcome.reused else outcome.status for outcome in outcomes)
     told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))

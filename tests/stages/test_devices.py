@@ -96,6 +96,7 @@ def test_an_error_of_one_process_ends_all_and_is_told_as_on_one_device(trained: 
 
 def test_an_interrupt_or_a_kill_ends_all_processes_and_the_run_goes_on(tmp_path: Path) -> None:
     words = (*SMOKE, "transfer=none", "finetune.max_steps=150", "finetune.checkpoint_interval=10", "trainer.devices=2")
+    words += ("store.lease=2",)  # two heartbeats a second
     for number in (signal.SIGINT, signal.SIGKILL):
         process = subprocess.Popen(
             [sys.executable, "-m", "graftlm", "run", *words],
@@ -111,6 +112,9 @@ def test_an_interrupt_or_a_kill_ends_all_processes_and_the_run_goes_on(tmp_path:
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        while not before and _told(tmp_path) == ("", 0):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
         process.send_signal(number)
         _, said = process.communicate(timeout=60)  # ends only once no process holds standard error
         assert process.returncode == (130 if number == signal.SIGINT else -number)
@@ -121,6 +125,13 @@ def test_an_interrupt_or_a_kill_ends_all_processes_and_the_run_goes_on(tmp_path:
     steps = [line["step"] for line in curve(tmp_path / "multirun" / "store", "finetune") if "val/loss" in line]
     assert steps == sorted(set(steps))
     assert steps[-1] == 150
+
+
+def _told(folder: Path) -> tuple[str, int]:
+    """What the holder tells those who wait: the stage under way, and its steps."""
+    (path,) = folder.glob("multirun/store/finetune/*.holder")
+    beat = json.loads(path.read_text())
+    return beat["label"], beat["done"]
 
 
 def _written(folder: Path) -> float:

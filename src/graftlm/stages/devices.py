@@ -17,21 +17,23 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from graftlm import errors, interrupt
-from graftlm.console import Silent, progress_for_terminal
+from graftlm.console import Silent, Watched, progress_for_terminal
 from graftlm.environment import environment
 from graftlm.jobs import Labels, Pruned, StageContext
 from graftlm.running import TrainerSettings
 from graftlm.schema import Settings
+from graftlm.stages import relay
 from graftlm.store import SCRATCH, write_json
 
 _PR_SET_PDEATHSIG = 1
 _PRUNED = "pruned.json"
+_PROGRESS = "progress.json"
 _PATIENCE = 300  # seconds that a process has to end its step and save
 
 
@@ -63,6 +65,8 @@ def run_on_devices(stage: str, context: StageContext) -> None:
         },
     )
     trainer = context.settings.trainer
+    progress = context.progress
+    watched = progress if isinstance(progress, Watched) else Watched(progress)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -77,6 +81,7 @@ def run_on_devices(stage: str, context: StageContext) -> None:
     )
     try:
         with (
+            relay.followed(scratch / _PROGRESS, watched),
             _signals_restored(trainer.signals),
             environment(OMP_NUM_THREADS=_threads(trainer), TORCH_CPP_LOG_LEVEL="ERROR"),
         ):
@@ -126,17 +131,19 @@ def main(request: Path) -> int:
     if sys.platform == "linux":  # the agent cannot tell its children that it was killed
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     rank = int(os.environ["RANK"])
+    progress = Watched(progress_for_terminal() if rank == 0 else Silent())
     asked: dict[str, Any] = json.loads(request.read_text(encoding="utf-8"))
     context = StageContext(
         Settings.from_mapping(asked["settings"]),
         {name: Path(path) for name, path in asked["inputs"].items()},
         Path(asked["work"]),
-        progress_for_terminal() if rank == 0 else Silent(),
+        progress,
         Labels(**asked["labels"]),
         leader=rank == 0,
     )
     try:
-        with interrupt.handled(context.settings.trainer.signals):
+        watch = relay.told(request.with_name(_PROGRESS), progress) if rank == 0 else nullcontext()
+        with interrupt.handled(context.settings.trainer.signals), watch:
             import_module(f"graftlm.stages.{asked['stage']}").run(context)
     except errors.GraftlmError as error:
         problems = [{**dataclasses.asdict(problem), "value": str(problem.value)} for problem in error.problems]
