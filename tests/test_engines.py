@@ -6,16 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from graftlm import leases
 from graftlm.compose import Words, compose_jobs
-from graftlm.engines import stopping, what_to_expect, words_for_hydra
+from graftlm.engines import check_launch, stopped, stopping, what_to_expect, words_for_hydra
 from graftlm.errors import SettingsError
 from graftlm.fields import outcome
+from graftlm.interrupt import Interrupted
 from graftlm.plan import Fingerprints, stage_keys
 
 SMOKE = ("run", "-m", "experiment=smoke", "transfer=none")
@@ -117,13 +117,69 @@ def test_a_line_says_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ.get("CUDA_VISIBLE_DEVICES") is None
 
 
-def test_sigterm_ends_a_sweep_as_ctrl_c_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("trainer.devices=2",), None),
+        (("trainer.devices=3",), "trainer.devices=3: there are 2 GPUs for it; lower it, or take trainer=cpu"),
+        (("launch=joblib", "launch.devices=[0]", "trainer=gpu", "trainer.devices=2"), "there is one GPU for it"),
+        (("launch=joblib", "launch.gpus=1", "trainer=gpu", "trainer.devices=2"), "a job gets launch.gpus=1; lower it"),
+        (("launch=slurm", "launch.gpus=1", "trainer=gpu", "trainer.devices=4"), "or set launch.gpus=4"),
+        # what another machine has is not known here
+        (("launch=slurm", "launch.gpus=4", "trainer=gpu", "trainer.devices=4"), None),
+        (("trainer=cpu", "trainer.devices=9"), None),  # processes, as many as one likes
+        (("trainer.accelerator=mps", "trainer.devices=2"), "trainer.devices=2: mps is one device"),
+    ],
+)
+def test_fewer_gpus_than_the_trainer_takes_are_told_beforehand(
+    words: tuple[str, ...], told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, lines in (("nvidia-smi", "echo 'GPU 0: one'; echo 'GPU 1: another'"), ("srun", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    leases.driver_gpus.cache_clear()
+    try:
+        command = ("experiment=smoke", "transfer=none", *words)
+        if told is None:
+            check_launch(compose_jobs(Words(command, multirun=True)), multirun=True)
+            return
+        with pytest.raises(SettingsError) as raised:
+            check_launch(compose_jobs(Words(command, multirun=True)), multirun=True)
+        assert told in str(raised.value)
+    finally:
+        leases.driver_gpus.cache_clear()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_sweep_of_workers_is_left_to_them_and_a_second_ends_it(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     (job,) = compose_jobs(Words(("experiment=smoke", "transfer=none", "launch=joblib")))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(Interrupted, match=number.name), stopping(job.settings, tmp_path):  # noqa: PT012
+            os.kill(os.getpid(), number)  # the block goes on to its end, as the launcher does
+            assert stopped(tmp_path)
+        with pytest.raises(Interrupted, match="SIGTERM"), stopping(job.settings, tmp_path):  # noqa: PT012
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("it went on")
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_sigterm_to_a_sweep_on_slurm_ends_it_at_once(tmp_path: Path) -> None:
+    (job,) = compose_jobs(Words(("experiment=smoke", "transfer=none", "launch=slurm")))
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), stopping(job.settings, tmp_path):  # noqa: PT012
+    with pytest.raises(Interrupted), stopping(job.settings, tmp_path):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        raise AssertionError("it went on")
     assert signal.getsignal(signal.SIGTERM) is before
+    assert not stopped(tmp_path)
 
 
 def test_a_cluster_needs_its_address() -> None:

@@ -227,3 +227,17 @@ def test_more_than_there_is_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv(leases.FOLDER, str(tmp_path / "file"))
     with pytest.raises(SettingsError, match=leases.FOLDER), leases.leased(gpu("0"), CPU, Heard()):
         pass
+
+
+def test_a_job_that_got_fewer_gpus_than_it_takes_ends_before_its_first_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a node of a cluster, of which the command knows nothing."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    launch = LaunchSettings(name="slurm")
+    trainer = TrainerSettings(accelerator="gpu", devices=2)
+    with (
+        pytest.raises(SettingsError, match=r"trainer\.devices=2: there is no GPU for it"),
+        leases.leased(launch, trainer, Heard()),
+    ):
+        pass
+    with leases.leased(launch, TrainerSettings(accelerator="auto", devices=2), Heard()):
+        pass

@@ -30,8 +30,10 @@ def check_launch(jobs: Sequence[Job], multirun: bool) -> None:
 
     Raises:
         SettingsError: a single run with an engine for sweeps, engines that vary within a sweep, no SLURM here, or more
-            cores or GPUs for a job than this machine has.
+            cores or GPUs for a job than it gets or this machine has.
     """
+    from graftlm import leases
+
     launch = jobs[0].settings.launch
     if not multirun and launch.name != "local":
         raise SettingsError.at("launch", launch.name, "is for sweeps, and this is a single run", "add -m")
@@ -41,6 +43,9 @@ def check_launch(jobs: Sequence[Job], multirun: bool) -> None:
     if launch.name == "slurm" and shutil.which("srun") is None:
         remedy = "launch=submitit_local runs the same without a scheduler"
         raise SettingsError.at("launch", "slurm", "srun is not on this machine's PATH", remedy)
+    trainers = {(job.settings.trainer.accelerator, job.settings.trainer.devices): job.settings.trainer for job in jobs}
+    if problems := [problem for trainer in trainers.values() for problem in leases.check_devices(launch, trainer)]:
+        raise SettingsError(problems)
     if launch.lease:
         _check_leases(jobs)
 
@@ -189,9 +194,7 @@ def listening(settings: Settings, sweep_dir: Path) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        # its record tells it; raised, the launcher would kill the others before they have saved
-        if not stopped(sweep_dir):
-            raise
+        pass  # its record tells it; raised, the launcher would kill the others before they have saved
     finally:
         over.set()
         thread.join()

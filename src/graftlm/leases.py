@@ -9,20 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from graftlm.console import Progress
 from graftlm.environment import environment
-from graftlm.errors import SettingsError
+from graftlm.errors import Problem, SettingsError
 from graftlm.running import LaunchSettings, TrainerSettings
 
 FOLDER = "GRAFTLM_LEASES"  # the environment variable that names another folder
+_ON_GPUS = ("auto", "gpu", "cuda")  # accelerators; auto where there is one
 _WAIT = 0.2  # seconds between two looks at what is free
 _USABLE: list[int] = []  # the cores this process may use, before any lease narrowed them
 # GPUs this process has used: CUDA reads which it may see once, so that a worker's next job must take the same ones
@@ -39,6 +43,7 @@ def leased(launch: LaunchSettings, trainer: TrainerSettings, progress: Progress)
     if not launch.lease:
         granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
         with _threads(int(granted)) if granted.isdigit() and trainer.threads is None else contextlib.nullcontext():
+            _check_visible(trainer)
             yield
         return
     global _bound
@@ -62,7 +67,43 @@ def leased(launch: LaunchSettings, trainer: TrainerSettings, progress: Progress)
             stack.enter_context(_affinity([int(core) for core in taken]))
         if trainer.threads is None:
             stack.enter_context(_threads(launch.cores or share))
+        _check_visible(trainer)
         yield
+
+
+def check_devices(launch: LaunchSettings, trainer: TrainerSettings) -> list[Problem]:
+    """Fewer GPUs for a job than its trainer takes, as far as settings and, for jobs of this machine, the driver tell.
+
+    On the CPU the devices are processes, of which any number will do.
+    """
+    problem: list[Problem] = []
+    if trainer.devices > 1 and trainer.accelerator in _ON_GPUS:
+        given, there = launch.gpus or 0, len(gpus(launch)) if driver_gpus() else 0
+        if given and (launch.lease or launch.name not in ("local", "joblib")) and given < trainer.devices:
+            remedy = f"lower it, or set launch.gpus={trainer.devices}"
+            problem = [Problem("trainer.devices", trainer.devices, f"a job gets launch.gpus={given}", remedy)]
+        elif launch.name in ("local", "joblib", "submitit_local") and 0 < there < trainer.devices:
+            problem = [_too_few(trainer, there)]
+    return problem
+
+
+def _check_visible(trainer: TrainerSettings) -> None:
+    """The same where the job runs, which may be another machine, by what torch sees of the GPUs that it got.
+
+    Raises:
+        SettingsError: there are fewer.
+    """
+    if trainer.devices > 1 and trainer.accelerator in _ON_GPUS:
+        import torch
+
+        there = torch.cuda.device_count()
+        if there < trainer.devices and (there or trainer.accelerator != "auto"):
+            raise SettingsError([_too_few(trainer, there)])
+
+
+def _too_few(trainer: TrainerSettings, there: int) -> Problem:
+    reason = f"there are {there} GPUs for it" if there > 1 else f"there is {('no', 'one')[there]} GPU for it"
+    return Problem("trainer.devices", trainer.devices, reason, "lower it, or take trainer=cpu")
 
 
 def workers(launch: LaunchSettings, trainer: TrainerSettings) -> int:
@@ -82,7 +123,7 @@ def gpus_of_job(launch: LaunchSettings, trainer: TrainerSettings) -> int:
     """GPUs of a job: as set, or those its trainer takes where there are any."""
     if launch.gpus is not None:
         return launch.gpus
-    if trainer.accelerator not in ("auto", "gpu", "cuda"):
+    if trainer.accelerator not in _ON_GPUS:
         return 0
     found = len(gpus(launch))
     devices = str(trainer.devices)
@@ -96,8 +137,21 @@ def gpus(launch: LaunchSettings) -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # outside of a lease, what the user set
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
-    listed = Path("/proc/driver/nvidia/gpus")
-    return [str(index) for index in range(len(list(listed.iterdir())))] if listed.is_dir() else []
+    return driver_gpus()
+
+
+@cache
+def driver_gpus() -> list[str]:
+    """The GPUs of this machine, by the driver's folder or its tool; torch is not asked, which takes seconds to load."""
+    listed, tool = Path("/proc/driver/nvidia/gpus"), shutil.which("nvidia-smi")
+    count = 0
+    if listed.is_dir():
+        count = len(list(listed.iterdir()))
+    elif tool:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            shown = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20).stdout
+            count = sum(line.startswith("GPU ") for line in shown.splitlines())
+    return [str(index) for index in range(count)]
 
 
 def cores() -> list[int]:

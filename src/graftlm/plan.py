@@ -261,7 +261,8 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
         lengths = [settings.pretrain.max_length, finetune.max_source_length, finetune.max_target_length]
         if once("pair" + json.dumps([outcome(settings.model), outcome(settings.transfer), lengths], sort_keys=True)):
             problems += _check_pair(settings)
-        if to_run and once("device" + settings.trainer.accelerator):
+        elsewhere = settings.launch.name in ("slurm", "ray_cluster")  # what is there, a job finds when it begins
+        if to_run and not elsewhere and once("device" + settings.trainer.accelerator):
             problems += _check_device(settings.trainer.accelerator)
         if once("store" + settings.store.dir):
             problems += _check_folder("store.dir", settings.store.dir)

@@ -45,6 +45,8 @@ class TrainerSettings:
             yield Problem(f"{path}.precision", self.precision, "is not known", "one of " + ", ".join(known))
         if self.strategy == "fsdp" and self.accelerator == "cpu":
             yield Problem(f"{path}.strategy", self.strategy, "needs GPUs", "take ddp, or trainer=fsdp")
+        if self.accelerator == "mps" and self.devices > 1:
+            yield Problem(f"{path}.devices", self.devices, "mps is one device", f"set {path}.devices=1")
         accelerators = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
         if self.accelerator not in accelerators:
             yield Problem(f"{path}.accelerator", self.accelerator, "is not known", "one of " + ", ".join(accelerators))
