@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from graftlm.errors import CheckpointError, DataError, TransferError
+from graftlm.cli import main
+from graftlm.errors import CheckpointError, DataError, SettingsError, TransferError
 from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
-from graftlm.transfer.command import Request, read_texts, run
+from graftlm.transfer.command import Request, run, with_settings
+from graftlm.transfer.texts import read_texts, spread
 
 STRATEGY = TransferSettings("calibrated", steps=[{"step": "embeddings"}, {"step": "encoder", "tokens": 3000}])
 
@@ -113,3 +119,96 @@ def test_languages_of_the_text(tmp_path: Path) -> None:
     assert read_texts(file) == (["one", "zwei", "?", "!"], ["en_XX", "de_DE", "xx", ""])
     file.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows), encoding="utf-8")
     assert read_texts(file) == (["one", "zwei", "?", "!"], [])
+    rows = [{"text": text, "lang": lang} for text, lang in (("one", "de"), ("two", "fr"), ("one", "en"))]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert read_texts(file) == (["one", "two"], ["de_DE", "fr_XX"])
+    file.write_text('{"text": null}\n{"text": "one"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="has a line without a JSON field `text`"):
+        read_texts(file)
+    file.with_suffix(".txt").write_text("same\nsame\n", encoding="utf-8")
+    with pytest.raises(DataError, match="holds 1 different texts"):
+        read_texts(file.with_suffix(".txt"))
+
+
+def test_fidelity_is_measured_on_texts_from_the_whole_file() -> None:
+    assert spread(range(10), 20) == list(range(10))
+    assert spread(range(10), 5) == [0, 2, 4, 6, 8]
+    assert spread(range(10), 3) == [0, 3, 6]
+    assert spread([], 3) == []
+
+
+def test_what_is_wrong_is_told_before_anything_is_loaded(folder: Path, corpus_files: Path) -> None:
+    """All mistakes together, by what costs nothing to find out; no folder is left where the result would be."""
+    for name, kind in (("bert", "bert"), ("t5", "t5"), ("bart", "bart")):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
+        (folder / name / "model.safetensors").write_bytes(b"nothing that could be loaded")
+    good = Request(str(folder / "donor"), "config", STRATEGY, folder / "a" / "b" / "out", corpus_files / "texts.txt")
+    wrong = dataclasses.replace(good, encoder=str(folder / "bert"), seq2seq=str(folder / "t5"), base="not/anywhere")
+    with pytest.raises(CheckpointError) as caught:
+        run(wrong)
+    lines = [str(problem) for problem in caught.value.problems]
+    assert [line.partition("=")[0] for line in lines] == ["--encoder", "--base", "--seq2seq"]
+    assert "must be xlm-roberta" in lines[0]
+    assert "hub cannot be reached" in lines[1]
+    assert "must be mbart" in lines[2]
+    with pytest.raises(CheckpointError, match="--architecture=mbart: is for --seq2seq config; this folder is bart"):
+        run(dataclasses.replace(good, seq2seq=str(folder / "bart"), architecture="mbart"))
+    assert not (folder / "a").exists()
+    (folder / "file").write_text("", encoding="utf-8")
+    with pytest.raises(TransferError, match=r"--out=.*: cannot be written"):
+        run(dataclasses.replace(wrong, out=folder / "file" / "out"))
+
+
+def test_settings_of_steps() -> None:
+    assert with_settings(STRATEGY, ["encoder.ridge=1e-3", "encoder.tokens=40"]).steps == [
+        {"step": "embeddings"},
+        {"step": "encoder", "tokens": 40, "ridge": 0.001},
+    ]
+    for word, line in (
+        ("encoder.step=naive", "override=encoder.step=naive: is no setting of the strategy"),
+        ("encoder.ridge=much", r"transfer\.steps\[1\]\.ridge=much: must be a number"),
+        ("naive.x=1", "override=naive.x=1: is no setting of the strategy; give embeddings.SETTING=VALUE"),
+    ):
+        with pytest.raises(SettingsError, match=line):
+            with_settings(STRATEGY, [word])
+
+
+def test_a_signal_leaves_nothing_behind(
+    folder: Path, host: Any, host_tokenizer: Any, corpus_files: Path, capsys: Any
+) -> None:
+    host.save_pretrained(folder / "host")
+    host_tokenizer.save_pretrained(folder / "host")
+    before = sorted(folder.rglob("*"))
+    usual = signal.getsignal(signal.SIGTERM)
+
+    def end() -> None:
+        while signal.getsignal(signal.SIGTERM) == usual:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    words = [
+        "transfer",
+        "--encoder",
+        str(folder / "donor"),
+        "--seq2seq",
+        str(folder / "host"),
+        "--strategy",
+        "denoising",
+    ]
+    thread = threading.Thread(target=end)
+    thread.start()
+    text = [
+        "--strategy",
+        "denoising",
+        "--text",
+        str(corpus_files / "texts.txt"),
+        "denoise.language=en",
+        "denoise.steps=1000000",
+    ]
+    code = main([*words, *text, "--out", str(folder / "new" / "out")])
+    thread.join()
+    assert code == 143
+    assert signal.getsignal(signal.SIGTERM) == usual
+    assert "interrupted (SIGTERM); nothing was written, the same command starts again" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before

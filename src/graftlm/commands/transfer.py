@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def run(arguments: Sequence[str]) -> int:
     from graftlm.compose import Words, compose_jobs
     from graftlm.console import progress_for_terminal
     from graftlm.groups import group_options
+    from graftlm.interrupt import handled
     from graftlm.transfer import command
 
     parser = argparse.ArgumentParser(
@@ -42,8 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     add(
         "--architecture",
         choices=("mbart", "bart"),
-        default="mbart",
-        help="of a host built by `config`: bart has its LayerNorms where the donor has them",
+        help="of a host built by `config` (mbart): bart has its LayerNorms where the donor has them",
     )
     add("--base", metavar="DIR", help="the donor before it was trained, for steps that carry what training changed")
     add("--adapter", metavar="DIR", help="the adapter (peft) trained beside the donor, for steps that carry it")
@@ -76,6 +77,12 @@ def run(arguments: Sequence[str]) -> int:
         adapter=Path(options.adapter) if options.adapter else None,
         architecture=options.architecture,
     )
-    command.run(request, progress_for_terminal())
+    try:
+        with handled():
+            command.run(request, progress_for_terminal())
+    except KeyboardInterrupt as interrupt:
+        name = str(interrupt) or "SIGINT"
+        print(f"graftlm: interrupted ({name}); nothing was written, the same command starts again", file=sys.stderr)
+        return int(getattr(interrupt, "code", 130))
     print(f"model: {options.out}")
     return 0

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import gc
-import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from graftlm.checkpoint import read_config
+from graftlm.checkpoint import check_checkpoint, read_config
 from graftlm.console import Progress, Silent
-from graftlm.data.languages import to_code
-from graftlm.errors import DataError, Problem, SettingsError, TransferError
+from graftlm.errors import CheckpointError, Problem, SettingsError, TransferError
 from graftlm.schema import TransferSettings
 from graftlm.transfer import adapters
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Step
 from graftlm.transfer.report import TransferReport
 from graftlm.transfer.strategy import build_steps, check_steps, unfit_for_random
+from graftlm.transfer.texts import HELD_OUT, read_texts, spread
 
 BUILT = "config"
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-3, which YAML 1.1 takes for a text and Hydra for a number
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Request:
         tensor, and no fidelity is measured.
     base: folder or hub name of the donor as it was before it was trained, for steps that carry the change.
     adapter: folder of the adapter (peft) that was trained beside the donor, for steps that carry it.
-    architecture: of a host that is built: `mbart`, or `bart` with its LayerNorms where the donor has them.
+    architecture: of a host that is built: `mbart` (None too), or `bart` with its LayerNorms where the donor has them.
+        A folder says itself what it is; another kind than that is refused.
     """
 
     encoder: str
@@ -50,13 +53,13 @@ class Request:
     text: Path | None = None
     base: str | None = None
     adapter: Path | None = None
-    architecture: Literal["mbart", "bart"] = "mbart"
+    architecture: Literal["mbart", "bart"] | None = None
 
-    @property
-    def kind(self) -> str:
+    @cached_property
+    def kind(self) -> Literal["mbart", "bart"]:
         """The host's model_type: of a checkpoint what its configuration says, where that is one of ours."""
         if self.seq2seq == BUILT:
-            return self.architecture
+            return self.architecture or "mbart"
         return "bart" if read_config(self.seq2seq, None, "--seq2seq").get("model_type") == "bart" else "mbart"
 
 
@@ -77,6 +80,9 @@ def run(request: Request, progress: Progress | None = None) -> TransferReport:
     steps = _steps(request)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TransferError.at("--out", out, "is there already", "name a folder that does not exist")
+    with _written(out, keep=False):  # a graft may take minutes: what keeps its result from being written is told first
+        pass
+    _check_kinds(request)
     if request.text is None and request.seq2seq != BUILT and not any(step.needs_models for _, step in steps):
         with _no_collector():
             report = _from_files(request, out, progress)
@@ -110,6 +116,24 @@ def _steps(request: Request) -> list[tuple[str, Step]]:
     return steps
 
 
+def _check_kinds(request: Request) -> None:
+    """What is wrong with the models by their configurations, before anything of them is loaded or fetched."""
+    problems: list[Problem] = []
+    models = [("--encoder", request.encoder, "xlm-roberta")]
+    models += [("--base", request.base, "xlm-roberta")] if request.base else []
+    models += [("--seq2seq", request.seq2seq, request.kind)] if request.seq2seq != BUILT else []
+    for path, checkpoint, kind in models:
+        try:
+            problems += check_checkpoint(checkpoint, read_config(checkpoint, None, path), kind, path)
+        except CheckpointError as error:
+            problems += error.problems
+    if request.seq2seq != BUILT and request.architecture not in (None, request.kind):
+        reason = f"is for --seq2seq config; this folder is {request.kind}"
+        problems.append(Problem("--architecture", request.architecture, reason, "leave it out"))
+    if problems:
+        raise CheckpointError(problems)
+
+
 def with_settings(strategy: TransferSettings, words: Sequence[str]) -> TransferSettings:
     """The strategy with settings of its steps replaced: `encoder.tokens=3000` for the step `encoder`.
 
@@ -123,12 +147,15 @@ def with_settings(strategy: TransferSettings, words: Sequence[str]) -> TransferS
     for word in words:
         path, equals, value = word.partition("=")
         name, _, setting = path.partition(".")
+        found: Any = None
         chosen = [step for step in steps if step["step"] == name]
         try:
             found = yaml.safe_load(value)
         except yaml.YAMLError:
             equals = ""
-        if not (equals and setting and chosen):
+        if isinstance(found, str) and _EXPONENT.fullmatch(found):
+            found = float(found)
+        if not (equals and setting and setting != "step" and chosen):
             known = ", ".join(f"{step['step']}.SETTING=VALUE" for step in steps)
             problems.append(
                 Problem("override", word, "is no setting of the strategy", f"give {known}, or transfer.SETTING=VALUE")
@@ -195,17 +222,18 @@ def _from_models(request: Request, out: Path, progress: Progress) -> TransferRep
         torch.manual_seed(0)
         host, host_tokenizer = _host(request, donor, donor_tokenizer)
         ids = encode(donor_tokenizer, texts) if texts else []
+        held = spread(ids[::HELD_OUT], request.strategy.fidelity_texts)
         report = apply_strategy(
             request.strategy,
             donor,
             host,
             donor_tokenizer,
             host_tokenizer,
-            calibration=[row for index, row in enumerate(ids) if index % 10],
-            held_out=ids[::10],
+            calibration=[row for index, row in enumerate(ids) if index % HELD_OUT],
+            held_out=held,
             host_pretrained=request.seq2seq != BUILT,
             progress=progress,
-            languages=[code for index, code in enumerate(languages) if index % 10],
+            languages=[code for index, code in enumerate(languages) if index % HELD_OUT],
             base=base,
             adapter=request.adapter,
         )
@@ -230,22 +258,27 @@ def _no_collector() -> Iterator[None]:
 
 
 @contextmanager
-def _written(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` when that went well and is gone when not."""
+def _written(out: Path, keep: bool = True) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` when that went well and is gone when not, and without `keep`."""
     partial: Path | None = None
+    made = [folder for folder in out.parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         partial.chmod(0o755)
         yield partial
-        if out.exists():
-            out.rmdir()
-        partial.replace(out)
+        if keep:
+            if out.exists():
+                out.rmdir()
+            partial.replace(out)
     except OSError as error:
         raise TransferError.at("--out", out, f"cannot be written: {error.strerror}", "name another folder") from error
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # what is not empty stays
+                folder.rmdir()
 
 
 def _host(request: Request, donor: Any, donor_tokenizer: Any) -> tuple[Any, Any]:
@@ -258,7 +291,7 @@ def _host(request: Request, donor: Any, donor_tokenizer: Any) -> tuple[Any, Any]
     if seq2seq == BUILT:
         tokenizer = host_tokenizer_from_donor(donor_tokenizer, "mbart50")
         shape = HostSettings(
-            architecture=request.architecture,
+            architecture=request.kind,
             decoder_layers=donor.config.num_hidden_layers,
             max_positions=max(donor.config.max_position_embeddings - 2, 16),
         )
@@ -267,34 +300,3 @@ def _host(request: Request, donor: Any, donor_tokenizer: Any) -> tuple[Any, Any]
     host = load_model(model_class(request.kind), seq2seq, None, request.kind, "--seq2seq")
     check_vocabulary(host, tokenizer, seq2seq, "--seq2seq")
     return host, tokenizer
-
-
-def read_texts(path: Path) -> tuple[list[str], list[str]]:
-    """The texts of a file, a line each, of a .jsonl file the field `text`; and the mBART code of each.
-
-    The codes come from the field `lang`, in any spelling (`de`, `pt-BR`): "" where it is missing, its own words where
-    mBART has no such language. No codes at all where no line has one.
-
-    Raises:
-        DataError: it cannot be read, or holds fewer than two texts.
-    """
-    codes: list[str] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in lines if line.strip()]
-            named = [str(row.get("lang") or "").strip() for row in rows]
-            lines, codes = [str(row["text"]) for row in rows], [to_code(name) or name for name in named]
-            codes = ["" if code == "und" else code for code in codes]  # ISO 639 for a language that is not determined
-    except OSError as error:
-        raise DataError.at("--text", path, f"cannot be read: {error.strerror}", "name a file of text") from error
-    except UnicodeDecodeError as error:
-        raise DataError.at("--text", path, "is not UTF-8", "convert it") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError.at(
-            "--text", path, "has a line without a JSON field `text`", "give plain text as .txt"
-        ) from error
-    kept = [index for index, line in enumerate(lines) if line.strip()]
-    if len(kept) < 2:
-        raise DataError.at("--text", path, f"holds {len(kept)} texts", "give at least two, better thousands")
-    return [lines[index].strip() for index in kept], [codes[index] for index in kept] if any(codes) else []
