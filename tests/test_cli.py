@@ -495,7 +495,8 @@ def test_transfer_with_a_strategy_and_settings_of_ones_own(
         ((*own, "finetune.seed=2"), "override=finetune.seed=2: is no setting of the strategy"),
         ((*own, "embeddings.spread=-1"), "transfer.steps[0].spread=-1"),
         ((*own, "embeddings.speed=1"), "transfer.steps[0].speed"),
-        ((*own, "transfer.encoder_lr=-1"), "transfer.encoder_lr=-1"),
+        ((*own, "transfer.encoder_lr=-1"), "transfer.encoder_lr=-1: must be at least 0"),  # not in the file
+        ((*own, "transfer.encoder_lrr=1"), "did you mean encoder_lr?"),
         (("--config-dir", "nowhere"), "--config-dir=nowhere: no such folder"),
         (("--strategy", "calibrated", "--out", "other"), "--text: is needed by the step encoder"),
         (own, "--out"),

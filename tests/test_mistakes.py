@@ -115,6 +115,20 @@ MISTAKES = [
         {"transfer/mine.yaml": "steps: ["},
     ),
     Mistake(
+        "a setting that a file of one's own leaves out",
+        (*SMOKE, "--config-dir", "{data}", "transfer=mine", "transfer.control=true"),
+        "transfer.control",
+        ("write ++transfer.control=true",),
+        {"transfer/mine.yaml": "name: mine\nsteps: [{step: embeddings}]"},
+    ),
+    Mistake(
+        "a file whose name is read as a number",
+        (*SMOKE, "--config-dir", "{data}", "transfer=5"),
+        "transfer=5",
+        ("not as a name", "calibrated"),
+        {"transfer/5.yaml": "name: five\nsteps: [{step: embeddings}]"},
+    ),
+    Mistake(
         "rows wider than the header",
         (*FILES, "data.train=[{data}/a.csv]", "data.source_lang=de"),
         "data.train",

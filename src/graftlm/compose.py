@@ -190,10 +190,10 @@ def resolved(plain: Any) -> dict[str, Any]:
 
 
 def _compose(overrides: Sequence[str]) -> Any:
-    from hydra import compose
+    from graftlm.composer import hydra_compose
 
     try:
-        return compose("config", overrides=list(overrides), return_hydra_config=True)
+        return hydra_compose(overrides)
     except mistakes() as error:
         raise SettingsError(list(explain(overrides, error))) from error
 
@@ -223,10 +223,11 @@ class _Sweep:
 
 def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
     """What varies, on the command line and in the `params` of an experiment; the command line wins."""
-    from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
+
+    from graftlm.composer import hydra_compose
 
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     fixed: list[str] = []
@@ -253,7 +254,7 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
     sampler: str | None = None
     params: dict[str, Any] = {}
     try:
-        config = compose("config", overrides=fixed, return_hydra_config=True)
+        config = hydra_compose(fixed)
         for found in (config.hydra.sweeper.get("params"), config.get("search", {}).get("params")):
             params |= dict(found) if found else {}
         sampler = config.get("search", {}).get("sampler")

@@ -23,6 +23,21 @@ RESOLVER = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*:")
 PURE = re.compile(r"oc\.(env|select|decode|create|deprecated|dict\.(keys|values))")
 
 
+def hydra_compose(overrides: Sequence[str]) -> Any:
+    """What Hydra composes, its own part included; its one bare error, of `group=5`, becomes one of its own."""
+    from hydra import compose
+    from hydra.errors import ConfigCompositionException
+
+    from graftlm.explain import mistakes
+
+    try:
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+    except ValueError as error:
+        if isinstance(error, mistakes()):
+            raise
+        raise ConfigCompositionException(str(error)) from error
+
+
 class Composer:
     """Composes with Hydra, which must be initialised as long as this is used.
 
@@ -77,13 +92,12 @@ class Composer:
         return tuple(seen), plain
 
     def _vary(self, seen: tuple[str, ...], plain: Sequence[str]) -> Composed:
-        from hydra import compose
         from omegaconf import OmegaConf
 
         from graftlm.compose import chosen, plain_part, resolved
 
         if seen not in self._bases:
-            config = compose("config", overrides=list(seen), return_hydra_config=True)
+            config = hydra_compose(seen)
             self._bases[seen] = plain_part(config), chosen(config)
         base, choices = self._bases[seen]
         varied = copy.deepcopy(base)

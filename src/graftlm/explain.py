@@ -5,6 +5,7 @@ Hydra stops at its first mistake; here all of a command line are found.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Sequence
@@ -59,10 +60,10 @@ def explain(overrides: Sequence[str], error: Exception) -> Iterator[Problem]:
 
 
 def _fails(overrides: Sequence[str]) -> Exception | None:
-    from hydra import compose
+    from graftlm.composer import hydra_compose
 
     try:
-        compose("config", overrides=list(overrides), return_hydra_config=True)
+        hydra_compose(overrides)
     except mistakes() as error:
         return error
     return None
@@ -90,16 +91,33 @@ def problem(override: str, error: Exception) -> Problem:
         return Problem(key, value, "is there already", "leave out the +")
     if isinstance(error, OverrideParseException) or not _:
         return Problem("override", override, "cannot be read", "write key=value, in quotes where it has spaces")
+    if "group override must be" in text:
+        reason = "is read as a value, not as a name, even where a file is called so"
+        return Problem(key, value, reason, "choices are " + ", ".join(group_options(key)))
     if "Could not find" in text or "Could not override" in text:
         options = group_options(key)
         if options:
             close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
             remedy = f"did you mean {close[0]}?" if close else ""
             return Problem(key, value, "is no choice of this group", remedy or "choices are " + ", ".join(options))
+        if _is_setting(key):
+            return Problem(key, value, "is in no file of what was chosen", f"write ++{key}={value}")
         return Problem(key, value, "is no setting and no group", _near_key(key))
     if "is not in struct" in text or "Key" in text:
         return Problem(key, value, "is no setting", _near_key(key))
     return Problem(key, value, first_line(error))
+
+
+def _is_setting(path: str) -> bool:
+    """Whether the schema has a setting of this path: a file of one's own may leave it out to its default."""
+    from graftlm.fields import group_of
+    from graftlm.schema import Settings
+
+    *groups, name = path.split(".")
+    kind: type[Any] | None = Settings
+    for group in groups:
+        kind = group_of(kind, group) if kind is not None else None
+    return kind is not None and name in {item.name for item in dataclasses.fields(kind)}
 
 
 def _near_key(key: str) -> str:

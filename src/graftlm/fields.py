@@ -108,6 +108,12 @@ def _declared(kind: type[Any]) -> _Declared:
     return _DECLARED[kind]
 
 
+def group_of(kind: type[Any], name: str) -> type[Any] | None:
+    """The settings dataclass that a field of another one holds, or None where it holds none, or one of several."""
+    hint = _declared(kind)[0].get(name)
+    return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+
+
 def _join(path: str, name: object) -> str:
     return f"{path}.{name}" if path else str(name)
 

@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         f"transfer={options.strategy}",
         "model=large",
         "logger=none",
-        *(item for item in options.overrides if item.startswith("transfer.")),
+        *(f"++{item}" for item in options.overrides if item.startswith("transfer.")),  # one's own file may be short
     )
     (job,) = compose_jobs(Words(words, config_dirs=folders))
 
