@@ -123,3 +123,11 @@ def test_a_bridge_needs_a_new_encoder_before_it() -> None:
     assert not list(check_steps(steps, "s"))
     (problem,) = check_steps([*steps[:2], {"step": "bridge", "text": "parallel"}], "s")
     assert "identical" in str(problem)
+    # a cross-attention that is copied or drawn anew never read the old encoder
+    written = [*steps[:2], {"step": "decoder"}, steps[2]]
+    (problem,) = check_steps(written, "s")
+    assert str(problem).startswith(
+        "s[3].step=bridge: maps what the host's own cross-attention reads, which decoder has"
+    )
+    written[2] = {"step": "decoder", "cross_attention": "keep"}
+    assert not list(check_steps(written, "s"))

@@ -35,7 +35,8 @@ def graft_of(rough_donor: Any, donor_tokenizer: Any, host_tokenizer: Any, texts:
     """A function that grafts a new host by some steps and `decoder`: (host before, host after, report by tensor)."""
 
     def apply(depth: int, *steps: Any, pretrained: bool = False, kind: str = "mbart", **decoder: Any) -> Any:
-        shape = dataclasses.replace(model_settings.host, decoder_layers=depth, architecture=kind)
+        sizes = {name: decoder.pop(name) for name in ("d_model", "heads", "ffn") if name in decoder}
+        shape = dataclasses.replace(model_settings.host, decoder_layers=depth, architecture=kind, **sizes)
         torch.manual_seed(5)
         host = build_host(dataclasses.replace(model_settings, host=shape), host_tokenizer, rough_donor.config)
         with torch.no_grad():
@@ -288,8 +289,28 @@ def test_random_layers_need_no_alike_sides(donor: Any, host: Any) -> None:
 
 
 def test_a_random_encoder_is_not_copied(graft_of: Any) -> None:
-    with pytest.raises(TransferError, match="the encoder's layers, which it copies, are random"):
+    """Known before anything runs, or, where the step in front turns out to fit nowhere, when it is to be copied."""
+    random = r"decoder needs a pretrained host, or a step before it that writes what it copies"
+    with pytest.raises(TransferError, match=random):
         graft_of(1, EMBEDDINGS)
+    with pytest.raises(SettingsError, match=f"model.host.checkpoint=null: the step {random}"):
+        compose_jobs(Words(("experiment=smoke", "transfer.steps=[{step: embeddings}, {step: decoder}]")))
+    with pytest.raises(TransferError, match="the encoder's layers, which it copies, are random"):
+        graft_of(1, {"step": "naive"}, d_model=48, heads=3, ffn=96)
+    graft_of(1, EMBEDDINGS, layers="random")
+
+
+def test_what_an_adapter_holds_beside_the_encoder_is_not_copied() -> None:
+    """Its maps would be copied, or mixed with what they were, without the change that it carries."""
+    steps = [EMBEDDINGS, ENCODER]
+    kept = "reads the encoder's maps, beside which lora keeps its adapter (mode=train)"
+    for last in ("decoder", "interpolate"):
+        assert problems(*steps, {"step": "lora"}, {"step": last}) == []
+        assert problems(*steps, {"step": "lora", "mode": "train"}, {"step": last}) == [
+            f"transfer.steps[3].step={last}: {kept}; set mode=merge of lora, or leave one out"
+        ]
+    random = {"step": "decoder", "layers": "random"}
+    assert problems(*steps, {"step": "lora", "mode": "train"}, random) == []
 
 
 def test_the_strategy_composes_and_unfreezes_in_stages() -> None:

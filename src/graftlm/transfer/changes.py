@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import ceil
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from graftlm.errors import Problem
 from graftlm.transfer.anatomy import Block
 from graftlm.transfer.shapes import check_same
+
+if TYPE_CHECKING:
+    from graftlm.transfer.graft import Step
 
 Layers = Literal["spread", "first", "last"]
 # linear maps of a layer, by the part they belong to
@@ -47,3 +50,10 @@ def check_maps(donor: Mapping[str, Any], host: Mapping[str, Any], names: Collect
     """Sizes that keep a change of these maps from being added: the width, the heads, the width of the FFN."""
     sizes = ["d_model", *["heads"] * bool(set(names) & set(ATTENTION)), *["ffn"] * bool(set(names) & set(FFN))]
     yield from check_same(donor, host, sizes, "for a change to be carried")
+
+
+def check_merged(earlier: Sequence[tuple[str, Step]], name: str, path: str) -> Iterator[Problem]:
+    """For steps that read the encoder's maps as they stand: an adapter that is kept beside them is not in them."""
+    if any(getattr(step, "mode", "merge") == "train" for _, step in earlier):
+        reason = "reads the encoder's maps, beside which lora keeps its adapter (mode=train)"
+        yield Problem(f"{path}.step", name, reason, "set mode=merge of lora, or leave one out")

@@ -81,6 +81,14 @@ class Step(ABC):
         """Patterns of host tensors of which an earlier step must write or refine at least one."""
         return ()
 
+    def reads(self) -> tuple[str, ...]:
+        """Patterns of host tensors that it copies from: in a host of random weights an earlier step must write some."""
+        return ()
+
+    def check_behind(self, earlier: Sequence[tuple[str, Step]], path: str) -> Iterator[Problem]:
+        """What in the steps in front of it, with their parameters, makes no sense together with this one."""
+        yield from ()
+
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         """What in the two configurations (plain values) keeps this step from working."""
         yield from ()

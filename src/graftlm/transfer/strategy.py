@@ -81,6 +81,7 @@ def check_steps(steps: Sequence[Mapping[str, Any]], path: str) -> Iterator[Probl
         changed = [pattern for _, earlier in built[:index] for pattern in (*earlier.writes(), *earlier.refines())]
         if wanted and not _overlap(wanted, changed):
             yield Problem(where, name, f"needs a step before it that writes {wanted[0]}", "put it behind the graft")
+        yield from step.check_behind(built[:index], f"{path}[{index}]")
         for other, earlier in built[:index]:
             shared = _overlap(step.writes(), earlier.writes())
             if shared:
@@ -112,7 +113,8 @@ def any_step(settings: TransferSettings, quality: str) -> str:
 def unfit_for_random(steps: Sequence[tuple[str, Step]]) -> tuple[str, str] | None:
     """Why a strategy makes no sense on a host of random weights: the first step that does not, and the reason.
 
-    That is one with `needs_pretrained`, or one that adds a change to tensors which no step before it has written.
+    That is one with `needs_pretrained`, or one that copies, or adds a change to, tensors that no step before it has
+    written.
     """
     for index, (name, step) in enumerate(steps):
         if step.needs_pretrained:
@@ -122,6 +124,8 @@ def unfit_for_random(steps: Sequence[tuple[str, Step]]) -> tuple[str, str] | Non
         changed = [HOST_WORDS if pattern in HOST_WORDS else (pattern,) for pattern in step.refines()]
         if step.needs_base and not all(_overlap(names, before) for names in changed):
             return name, "needs a pretrained host, or a step before it that carries what it changes"
+        if step.reads() and not _overlap(step.reads(), before):
+            return name, "needs a pretrained host, or a step before it that writes what it copies"
     return None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from graftlm.data.format import HostFormat
 from graftlm.data.languages import CODES
-from graftlm.errors import TransferError
+from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
 from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
@@ -57,6 +57,11 @@ class Bridge(Step):
 
     def refines(self) -> tuple[str, ...]:
         return tuple(f"model.decoder.layers.*.encoder_attn.{name}_proj.*" for name in "kv")
+
+    def check_behind(self, earlier: Sequence[tuple[str, Step]], path: str) -> Iterator[Problem]:
+        if any(getattr(step, "cross_attention", "keep") != "keep" for _, step in earlier):
+            reason = "maps what the host's own cross-attention reads, which decoder has written anew"
+            yield Problem(f"{path}.step", "bridge", reason, "set cross_attention=keep of decoder, or leave one out")
 
     def prepare(self, graft: Graft) -> None:
         rows = self._rows(graft)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
 from graftlm.transfer import anatomy
+from graftlm.transfer.changes import check_merged
 from graftlm.transfer.graft import Graft, Step
 from graftlm.transfer.layers import choose
 from graftlm.transfer.output import unit_logits
@@ -108,6 +109,13 @@ class Decoder(Step):
     @property
     def _copies(self) -> bool:
         return self.layers != "random" or self.cross_attention == "copied"
+
+    def reads(self) -> tuple[str, ...]:
+        return ("model.encoder.layers.*",) if self._copies else ()
+
+    def check_behind(self, earlier: Sequence[tuple[str, Step]], path: str) -> Iterator[Problem]:
+        if self._copies:
+            yield from check_merged(earlier, "decoder", path)
 
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         if not self._copies:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graftlm.errors import TransferError
+from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
 from graftlm.transfer import anatomy
+from graftlm.transfer.changes import check_merged
 from graftlm.transfer.graft import Graft, Step
 
 _EMBEDDINGS = (
@@ -48,6 +50,9 @@ class Interpolate(Step):
 
     def refines(self) -> tuple[str, ...]:
         return ("model.encoder.layers.*", "model.encoder.layer_norm.*", *_EMBEDDINGS)
+
+    def check_behind(self, earlier: Sequence[tuple[str, Step]], path: str) -> Iterator[Problem]:
+        yield from check_merged(earlier, "interpolate", path)
 
     def originals(self) -> tuple[str, ...]:
         return self.refines()
