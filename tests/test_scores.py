@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from graftlm.scores import corpus_scores, lead1, rouge_fits, row_scores
+from graftlm.scores import bleu_of, chrf_of, corpus_scores, lead1, rouge_fits, row_scores
 
 
 def row(source: str, reference: str, prediction: str, lang: str = "en_XX") -> dict[str, str]:
@@ -67,3 +68,25 @@ def test_rouge_is_left_out_where_it_says_nothing() -> None:
 )
 def test_lead1_is_the_first_sentence(source: str, first: str) -> None:
     assert lead1(source) == first
+
+
+def test_scores_of_counts_are_sacrebleus_whatever_the_outputs() -> None:
+    rng = np.random.default_rng(0)
+    words = "the a list of packages returns sorted by name hidden ones".split()
+    for size in (0, 1, 2, 5, 12):
+        predictions = [" ".join(rng.choice(words, rng.integers(0, size + 1))) for _ in range(7)]
+        references = [" ".join(rng.choice(words, 8)) for _ in range(7)]
+        rows = [row_scores(*pair, "en_XX", "translation") for pair in zip(predictions, references, strict=True)]
+        expected = sacrebleu.corpus_bleu(predictions, [references], force=True).score
+        assert bleu_of(np.sum([item["bleu_counts"] for item in rows], axis=0)) == pytest.approx(expected, abs=1e-9)
+        expected = sacrebleu.corpus_chrf(predictions, [references]).score
+        assert chrf_of(np.sum([item["chrf_counts"] for item in rows], axis=0)) == pytest.approx(expected, abs=1e-9)
+    many = np.stack([np.sum([item["chrf_counts"] for item in rows[:end]], axis=0) for end in (1, 4, 7)])
+    assert chrf_of(many) == pytest.approx([float(chrf_of(counts)) for counts in many])
+
+
+def test_bleu_of_several_languages_has_the_tokens_of_each() -> None:
+    both = [row("", "长文本很好", "长文本很好", "zh_CN"), row("", "one long text here", "one long text here")]
+    scores = corpus_scores(both, "translation")
+    assert scores["languages"]["zh_CN"]["bleu"] == pytest.approx(100)  # 13a would make one word of it, and no 4-gram
+    assert scores["all"]["bleu"] == pytest.approx(100)

@@ -114,9 +114,24 @@ class StoreSettings:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """How arms are compared."""
+    """How arms are compared.
+
+    `primary`: the figure that the words rest on; it is recorded with every job, so that a report made with another one
+    can say so. `contrasts`: pairs of arms, by strategy or full name, that are compared besides each with the baseline:
+    `[[full, denoising]]`.
+    """
 
     baseline: str = "none"
+    primary: Literal["auc", "val_loss", "equal_compute", "test_loss", "rougeL", "rouge1", "rouge2", "chrf", "bleu"] = (
+        "auc"
+    )
+    contrasts: list[list[str]] = setting([])
     confidence: float = setting(0.95, above=0.5, below=1)
     resamples: int = setting(2000, at_least=100)
     samples: int = setting(20, at_least=0)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        for pair in self.contrasts:
+            if len(pair) != 2 or pair[0] == pair[1]:
+                remedy = "for example [[full, denoising]]"
+                yield Problem(f"{path}.contrasts", pair, "does not name two arms to compare", remedy)

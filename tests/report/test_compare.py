@@ -19,7 +19,7 @@ def test_a_sweep_with_known_truth(fake_sweep, tmp_path):
     folder = fake_sweep().sweep()
     report = build_report([folder], tmp_path / "out")
     data = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-    assert data["version"] == 1
+    assert data["version"] == 2
     assert data["baseline"] == "none"
     assert data["verdict"].startswith("calibrated is better than the baseline (none)")
     arms = {arm["name"]: arm for arm in data["arms"]}

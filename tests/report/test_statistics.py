@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from graftlm.report import statistics as stats
+from graftlm.report.bootstrap import bootstrap
+from graftlm.report.power import seeds_needed
 
 
 def test_sign_flip_by_hand():
@@ -125,7 +127,7 @@ def test_t_interval_and_bootstrap_cover_the_truth():
     for _ in range(trials):
         of_seed, of_example = rng.normal(0, 0.3, (6, 1)), rng.normal(0, 1.0, (1, 50))
         table = truth + of_seed + of_example + rng.normal(0, 0.5, (6, 50))
-        found = stats.bootstrap(table, resamples=400)
+        found = bootstrap(table, resamples=400)
         assert found is not None
         assert found.low is not None
         assert found.high is not None
@@ -141,17 +143,17 @@ def test_t_interval_and_bootstrap_cover_the_truth():
 
 def test_bootstrap_weighs_examples_by_their_tokens():
     table = np.array([[1.0, 0.0], [1.2, 0.1]])
-    found = stats.bootstrap(table, np.array([3.0, 1.0]), resamples=100)
+    found = bootstrap(table, np.array([3.0, 1.0]), resamples=100)
     assert found is not None
     assert found.mean == pytest.approx((3 * 1.1 + 0.05) / 4)
-    one = stats.bootstrap(table[:1])
+    one = bootstrap(table[:1])
     assert one is not None
     assert one.low is None
 
 
 def test_seeds_needed_gives_the_power_it_promises():
     difference = stats.Difference(-0.5, -1, 0, 4, 1.0)
-    needed = stats.seeds_needed(difference, 0.05)
+    needed = seeds_needed(difference)
     assert needed is not None
     assert 32 <= needed <= 36  # textbook: 34 pairs for d = 0.5, alpha = .05, power .8
-    assert stats.seeds_needed(stats.Difference(-0.5, None, None, 1), 0.05) is None
+    assert seeds_needed(stats.Difference(-0.5, None, None, 1)) is None

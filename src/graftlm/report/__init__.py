@@ -18,8 +18,12 @@ from graftlm.report.compare import Report
 __all__ = ["Report", "build_report"]
 
 
-def build_report(dirs: Sequence[Path], out: Path) -> Report:
+def build_report(
+    dirs: Sequence[Path], out: Path, *, primary: str | None = None, contrasts: Sequence[tuple[str, str]] = ()
+) -> Report:
     """Compares all jobs below `dirs` and writes report.html, report.json and report.md into `out`.
+
+    `primary` and `contrasts` are asked for besides what the jobs' settings declare; the report says so.
 
     Raises:
         ReportError: no readable record of a job, or `out` cannot be written.
@@ -29,7 +33,7 @@ def build_report(dirs: Sequence[Path], out: Path) -> Report:
     from graftlm.report.markdown import to_markdown
     from graftlm.report.page import render
 
-    collection = collect(dirs)
+    collection = collect(dirs, primary, contrasts)
     report = compare(collection)
     files = {
         "report.json": json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n",

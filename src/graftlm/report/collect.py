@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from graftlm.errors import ReportError
+from graftlm.report.defaults import with_defaults
 from graftlm.report.records import Artifacts, Run, mapping, number, read_run, rows
 from graftlm.search.summary import SUMMARY, read_summary
 
@@ -95,6 +96,23 @@ class Collection:
     resamples: int
     samples: int
     jobs: int
+    primary: str = "auc"
+    declared: list[str] = field(default_factory=list)
+    asked: bool = False
+    contrasts: list[tuple[str, str, bool]] = field(default_factory=list)
+
+    @property
+    def primary_note(self) -> str | None:
+        """What a reader must know where the primary figure is not the one that every job declared."""
+        others = [name for name in self.declared if name != self.primary]
+        if not others:
+            return None
+        if len(self.declared) > 1 and not self.asked:
+            return f"The jobs declare different primary figures ({', '.join(self.declared)}); {self.primary} is used."
+        return (
+            f"The primary figure of this report, {self.primary}, is not the one that was declared beforehand "
+            f"({', '.join(others)}): it may have been chosen by its result."
+        )
 
     @property
     def baselines(self) -> list[Arm]:
@@ -115,8 +133,8 @@ class Collection:
         return [key for key in keys if len(seen[key]) > 1]
 
 
-def collect(dirs: Sequence[Path]) -> Collection:
-    """Reads every job below `dirs`.
+def collect(dirs: Sequence[Path], primary: str | None = None, contrasts: Sequence[tuple[str, str]] = ()) -> Collection:
+    """Reads every job below `dirs`; `primary` and `contrasts` are asked for besides what the jobs declare.
 
     Raises:
         ReportError: no folder, or no readable job.json below it.
@@ -132,6 +150,7 @@ def collect(dirs: Sequence[Path]) -> Collection:
         )
     done = [job for job in jobs if job.record.get("status") == "done"]
     settings = jobs[-1].flat
+    declared = list(dict.fromkeys(str(job.flat.get("report.primary", "auc")) for job in jobs))
     return Collection(
         arms=_arms(done, warnings),
         failed=[_ended_early(job) for job in jobs if job.record.get("status") not in ("done", "pruned")],
@@ -143,7 +162,24 @@ def collect(dirs: Sequence[Path]) -> Collection:
         resamples=int(_number(settings.get("report.resamples"), 2000)),
         samples=int(_number(settings.get("report.samples"), 20)),
         jobs=len(jobs),
+        primary=primary or declared[-1],
+        declared=sorted(declared),
+        asked=primary is not None and declared != [primary],
+        contrasts=_contrasts(jobs, contrasts),
     )
+
+
+def _contrasts(jobs: Sequence[Job], asked: Sequence[tuple[str, str]]) -> list[tuple[str, str, bool]]:
+    """The declared pairs of arms, then those that were asked for only."""
+    found: dict[tuple[str, str], bool] = {}
+    for job in jobs:
+        declared = job.flat.get("report.contrasts")
+        for pair in declared if isinstance(declared, list) else []:
+            if isinstance(pair, list) and len(pair) == 2:
+                found.setdefault((str(pair[0]), str(pair[1])), False)
+    for first, second in asked:
+        found.setdefault((first, second), True)
+    return [(first, second, late) for (first, second), late in found.items()]
 
 
 def _ended_early(job: Job) -> dict[str, Any]:
@@ -283,7 +319,7 @@ def _read_job(path: Path, warnings: list[str]) -> Job | None:
         "overrides": [str(item) for item in overrides] if isinstance(overrides, list) else [],
         "seeds": mapping(record.get("seeds")),
     }
-    return Job(path, record, flatten(record["settings"]))
+    return Job(path, record, with_defaults(flatten(record["settings"])))
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

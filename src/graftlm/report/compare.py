@@ -5,120 +5,35 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
+from graftlm.report import examples
 from graftlm.report import statistics as stats
+from graftlm.report.budget import equal_compute, to_best
 from graftlm.report.collect import Arm, Collection
 from graftlm.report.figures import READ, fidelity_of, figures_of, languages_of, means_of, score
-from graftlm.report.records import Run, number
+from graftlm.report.power import MOST, detectable, seeds_needed
+from graftlm.report.probes import alarms, probes_of, worst_of
+from graftlm.report.records import Run
+from graftlm.report.results import BY_EXAMPLE, FIGURES, UNITS, ArmReport, Contrast, Report, clean
 from graftlm.report.statistics import Difference
 
-# figures that are compared, and whether less is better (None: neither is)
-FIGURES: dict[str, tuple[str, bool | None]] = {
-    "auc": ("validation loss along training", True),
-    "val_loss": ("final validation loss", True),
-    "test_loss": ("test loss", True),
-    "gap": ("shuffled-source gap", False),
-    "rougeL": ("ROUGE-L", False),
-    "rouge1": ("ROUGE-1", False),
-    "rouge2": ("ROUGE-2", False),
-    "chrf": ("chrF", False),
-    "bleu": ("BLEU", False),
-}
+__all__ = ["FIGURES", "ArmReport", "Contrast", "Report", "clean", "compare", "rule"]
 
 
-@dataclass
-class ArmReport:
-    """An arm's figures, seed by seed, and its comparison."""
-
-    name: str
-    is_baseline: bool
-    control: bool
-    compared_to: str | None
-    seeds: list[dict[str, Any]]
-    mean: dict[str, float | None]
-    languages: dict[str, dict[str, float | None]]
-    difference: dict[str, Difference] = field(default_factory=dict)
-    word: str = ""
-    words: str = ""
-    basis: str = ""
-    exact_speaks: bool = False
-    seeds_needed: int | None = None
-    differs: dict[str, list[Any]] = field(default_factory=dict)
-    fidelity: dict[str, Any] | None = None
-    pairs: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        data = asdict(self)
-        data["difference"] = {name: item.to_json() for name, item in self.difference.items()}
-        return data
-
-
-@dataclass
-class Report:
-    """What report.json holds."""
-
-    headline: str
-    detail: str
-    caveats: list[str]
-    baseline: str | None
-    arms: list[ArmReport]
-    warnings: list[str]
-    failed: list[dict[str, Any]]
-    pruned: list[dict[str, Any]]
-    confidence: float
-    rule: str
-    jobs: int
-    html: str | None = None
-
-    @property
-    def verdict(self) -> str:
-        """The headline and its figures as one sentence."""
-        return f"{self.headline}: {self.detail[:1].lower()}{self.detail[1:]}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; nan and infinity become null."""
-        data: dict[str, Any] = {
-            "version": 1,
-            "verdict": self.verdict,
-            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "html"},
-        }
-        data["arms"] = [arm.to_json() for arm in self.arms]
-        cleaned: dict[str, Any] = clean(data)
-        return cleaned
-
-    def arm(self, name: str) -> ArmReport:
-        """The arm of this name; KeyError where there is none."""
-        for arm in self.arms:
-            if arm.name == name:
-                return arm
-        raise KeyError(name)
-
-
-def clean(value: Any) -> Any:
-    """The value with nan and infinities as None, for JSON."""
-    if isinstance(value, dict):
-        return {str(key): clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def rule(confidence: float) -> str:
+def rule(confidence: float, primary: str = "auc") -> str:
     """The rule for the words, in words."""
     level = f"{1 - confidence:.2g}"
+    figure = "the mean validation loss over the log-step axis" if primary == "auc" else f"the {FIGURES[primary][0]}"
+    kind = "bootstrap interval over seeds and examples" if primary in BY_EXAMPLE else "t-interval"
     return (
-        "The primary figure, chosen beforehand, is the mean validation loss over the log-step axis, paired by "
-        "fine-tuning seed. An arm is called better or worse if at least three seeds are paired, the "
-        f"{confidence:.0%} t-interval of the paired differences excludes zero, the t-test's p corrected by Holm over "
-        f"the arms is at most {level}, and, where the seeds are many enough for an exact sign-flip test to reach that "
-        "level at all, its corrected p agrees. Controls are corrected among themselves. Otherwise: cannot tell."
+        f"The primary figure, chosen beforehand, is {figure}, paired by fine-tuning seed. An arm is called better or "
+        f"worse if at least three seeds are paired, the {confidence:.0%} {kind} of the paired differences excludes "
+        f"zero, the t-test's p corrected by Holm over the arms is at most {level}, and, where the seeds are many "
+        "enough for an exact sign-flip test to reach that level at all, its corrected p agrees. Controls are "
+        "corrected among themselves, and so are the contrasts. Otherwise: cannot tell."
     )
 
 
@@ -126,19 +41,15 @@ def compare(collection: Collection) -> Report:
     """The report of what was collected."""
     warnings = list(collection.warnings)
     baselines = collection.baselines
+    primary = collection.primary
     results: list[ArmReport] = []
     for arm in collection.arms:
         base = None if arm.is_baseline else _baseline_of(arm, baselines)
         results.append(_measure(arm, base, collection, warnings))
     for control in (False, True):
-        family = [item for item in results if not item.is_baseline and item.control == control]
-        corrected = stats.correct([item.difference.get("auc") for item in family])
-        for item, difference in zip(family, corrected, strict=True):
-            if difference is not None:
-                item.difference["auc"] = difference
-        tested = sum(1 for item in corrected if item is not None and item.p is not None)
-        for item in family:
-            _say(item, tested, collection.confidence)
+        _judge([item for item in results if not item.is_baseline and item.control == control], collection.confidence)
+    contrasts = _contrasts(collection, warnings)
+    _judge(contrasts, collection.confidence)
     if not baselines:
         warnings.insert(
             0, "no baseline among these jobs (a job with transfer=none): nothing to compare the arms against"
@@ -146,6 +57,8 @@ def compare(collection: Collection) -> Report:
     from graftlm.report.verdict import caveats, verdict
 
     headline, detail = verdict(results, collection.confidence)
+    compared: list[ArmReport | Contrast] = [*results, *contrasts]
+    told = {name for item in compared for name in item.difference} | {primary}
     return Report(
         headline=headline,
         detail=detail,
@@ -156,9 +69,64 @@ def compare(collection: Collection) -> Report:
         failed=collection.failed,
         pruned=collection.pruned,
         confidence=collection.confidence,
-        rule=rule(collection.confidence),
+        rule=rule(collection.confidence, primary),
         jobs=collection.jobs,
+        figures={name: _figure(name) for name in FIGURES if name in told},
+        primary={
+            "figure": primary,
+            **_figure(primary),
+            "declared": collection.declared,
+            "asked": collection.asked,
+            "note": collection.primary_note,
+        },
+        contrasts=contrasts,
+        searches=collection.searches,
+        pruning=collection.pruning,
     )
+
+
+def _figure(name: str) -> dict[str, Any]:
+    label, less = FIGURES[name]
+    return {"label": label, "less": less, "unit": UNITS[name], "digits": 1 if UNITS[name] == "points" else 3}
+
+
+def _judge(family: Sequence[ArmReport | Contrast], confidence: float) -> None:
+    """Corrects every figure over the family and words it; the primary one gives the verdict."""
+    for name, (_, less) in FIGURES.items():
+        corrected = stats.correct([item.difference.get(name) for item in family])
+        tested = sum(1 for item in corrected if item is not None and item.p is not None)
+        for item, difference in zip(family, corrected, strict=True):
+            if difference is not None:
+                word = "" if name == "gap" else stats.judge(difference, tested, confidence, bool(less))
+                item.difference[name] = replace(difference, word=word)
+            if name == item.primary:
+                _say(item, tested, confidence)
+
+
+def _contrasts(collection: Collection, warnings: list[str]) -> list[Contrast]:
+    """The declared pairs; of several arms by one name each meets the one that differs least from it."""
+    found: list[Contrast] = []
+    for first, second, asked in collection.contrasts:
+        arms, others = (
+            [arm for arm in collection.arms if name in (arm.name, arm.transfer)] for name in (first, second)
+        )
+        for name, there in ((first, arms), (second, others)):
+            if not there:
+                warnings.append(f"contrast of {first} and {second}: no arm is called {name}")
+        for arm in arms:
+            other = min(others, key=lambda item: len(_apart(arm, item, ("transfer.",))), default=None)
+            if other is not None and other is not arm:
+                pairs = _pairs(arm, other)
+                difference = _differences(pairs, collection)[0]
+                found.append(
+                    Contrast(arm.name, other.name, asked, difference, _differs(arm, other), collection.primary)
+                )
+    return found
+
+
+def _apart(arm: Arm, other: Arm, apart_from: tuple[str, ...]) -> list[str]:
+    keys = {*arm.identity, *other.identity}
+    return [key for key in keys if not key.startswith(apart_from) and arm.identity.get(key) != other.identity.get(key)]
 
 
 def _baseline_of(arm: Arm, baselines: Sequence[Arm]) -> Arm | None:
@@ -200,26 +168,51 @@ def _measure(arm: Arm, base: Arm | None, collection: Collection, warnings: list[
         mean=means_of(seeds),
         languages=languages_of(arm.runs),
         fidelity=fidelity_of(arm.runs),
+        probes=probes_of(arm.runs),
+        primary=collection.primary,
     )
+    result.alarms = alarms(result.probes)
+    pairs = _pairs(arm, base) if base else []
+    result.worst = worst_of(arm.runs, pairs)
     if base is None:
         return result
     result.differs = _differs(arm, base)
     if result.differs:
         told = ", ".join(f"{key} ({old} → {new})" for key, (old, new) in list(result.differs.items())[:6])
         warnings.append(f"{arm.name} is compared with {base.name}, but they differ in more than the graft: {told}")
-    pairs = [(run, by_seed[run.finetune_seed]) for run in arm.runs if run.finetune_seed in by_seed]
     result.pairs = len({run.finetune_seed for run, _ in pairs})
-    confidence = collection.confidence
-    for name in FIGURES:
-        difference = stats.paired(_paired(pairs, READ.get(name, score(name))), confidence)
-        if difference is not None:
-            result.difference[name] = difference
-    examples = _example_differences(pairs)
-    if examples is not None:
-        found = stats.bootstrap(*examples, confidence=confidence, resamples=collection.resamples)
-        if found is not None:
-            result.difference["test_loss"] = found
+    result.difference, result.languages_difference, result.equal_compute = _differences(pairs, collection)
+    result.to_best = to_best(seeds, collection.confidence)
     return result
+
+
+def _pairs(arm: Arm, base: Arm) -> list[tuple[Run, Run]]:
+    """Runs of one fine-tuning seed; of several donors of the other arm the one of the same seed, or else the first."""
+    pairs = []
+    for run in arm.runs:
+        others = [other for other in base.runs if other.finetune_seed == run.finetune_seed]
+        if others:
+            same = (other for other in others if other.pretrain_seed == run.pretrain_seed)
+            pairs.append((run, next(same, others[0])))
+    return pairs
+
+
+def _differences(
+    pairs: Sequence[tuple[Run, Run]], collection: Collection
+) -> tuple[dict[str, Difference], dict[str, dict[str, Difference]], dict[str, Any]]:
+    """The difference of each figure, those by language, and what was reached at equal compute."""
+    confidence = collection.confidence
+    found: dict[str, Difference] = {}
+    by_example, by_language = examples.differences(pairs, confidence, collection.resamples)
+    reached, at_equal = equal_compute(pairs, confidence)
+    for name in FIGURES:
+        if name == "equal_compute":
+            difference = at_equal
+        else:
+            difference = by_example.get(name) or stats.paired(_paired(pairs, READ.get(name, score(name))), confidence)
+        if difference is not None:
+            found[name] = difference
+    return found, by_language, reached
 
 
 def _paired(pairs: Sequence[tuple[Run, Run]], read: Callable[[Run, Run | None], float | None]) -> list[float]:
@@ -232,54 +225,32 @@ def _paired(pairs: Sequence[tuple[Run, Run]], read: Callable[[Run, Run | None], 
     return [fmean(values) for _, values in sorted(by_seed.items())]
 
 
-def _example_differences(pairs: Sequence[tuple[Run, Run]]) -> tuple[stats.Floats, stats.Floats] | None:
-    """[seeds, examples] differences of the loss, and the tokens of each example; None where none match."""
-    rows: dict[int, list[stats.Floats]] = defaultdict(list)
-    shared: set[Any] | None = None
-    tables = []
-    for run, base in pairs:
-        ours, theirs = (
-            {row["index"]: row for row in item.examples if "index" in row and number(row.get("loss")) is not None}
-            for item in (run, base)
-        )
-        common = set(ours) & set(theirs)
-        shared = common if shared is None else shared & common
-        tables.append((run.finetune_seed, ours, theirs))
-    if not shared:
-        return None
-    order = sorted(shared, key=str)
-    for seed, ours, theirs in tables:
-        rows[seed].append(np.array([ours[index]["loss"] - theirs[index]["loss"] for index in order], dtype=np.float64))
-    first = tables[0][1]
-    tokens = [number(first[index].get("tokens")) for index in order]
-    weights = np.array([count if count and count > 0 else 1.0 for count in tokens], dtype=np.float64)
-    return np.stack([np.mean(rows[seed], axis=0) for seed in sorted(rows)]), weights
-
-
-def _say(arm: ArmReport, tested: int, confidence: float) -> None:
-    """The words for one arm, by the rule."""
-    difference = arm.difference.get("auc")
+def _say(item: ArmReport | Contrast, tested: int, confidence: float) -> None:
+    """The words for one arm or contrast, by the rule."""
+    difference = item.main
+    label, less = FIGURES[item.primary]
     count = difference.n if difference else 0
     seeds = f"{count} seed" + ("" if count == 1 else "s")
-    arm.word = stats.judge(difference, tested, confidence)
-    arm.exact_speaks = difference is not None and stats.exact_can_speak(count, tested, confidence)
+    item.word = stats.judge(difference, tested, confidence, bool(less))
+    item.exact_speaks = difference is not None and stats.exact_can_speak(count, tested, confidence)
     if difference is None:
-        arm.words = "cannot tell: no run is paired with a baseline run"
+        item.words = "cannot tell: no run is paired with a " + ("baseline run" if item.primary == "auc" else f"{label}")
         return
-    if arm.word != "cannot tell":
-        arm.words = arm.word
-        arm.basis = "exact and t-test" if arm.exact_speaks else "t-test only"
+    item.detectable = detectable(difference, confidence, tested)
+    if item.word != "cannot tell":
+        item.words = item.word
+        item.basis = "exact and t-test" if item.exact_speaks else "t-test only"
         return
-    arm.words = f"cannot tell with {seeds}"
+    item.words = f"cannot tell with {seeds}"
     if count > 1 and difference.sd is not None and difference.low is None:
-        arm.words += ": every seed gave exactly the same difference, so they are no repetitions"
+        item.words += ": every seed gave exactly the same difference, so they are no repetitions"
         return
     if count < stats.FEWEST_SEEDS:
-        arm.words += ", too few for a claim beyond " + ("it" if count == 1 else "them")
+        item.words += ", too few for a claim beyond " + ("it" if count == 1 else "them")
     elif difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high:
-        arm.words += f": its interval excludes zero, but not after correction for {tested} arms"
-    needed = stats.seeds_needed(difference, (1 - confidence) / max(tested, 1))
+        item.words += f": its interval excludes zero, but not after correction for {tested} arms"
+    needed = seeds_needed(difference, confidence, tested, more_than=count)
     if needed is not None:
-        arm.seeds_needed = max(needed, count + 1)
-        amount = "over 1,000" if needed >= 1000 else f"roughly {arm.seeds_needed}"
-        arm.words += f"; {amount} would be needed if the effect is what it seems"
+        item.seeds_needed = needed
+        amount = "over 1,000" if needed >= MOST else f"roughly {needed}"
+        item.words += f"; {amount} would be needed if the effect is what it seems"

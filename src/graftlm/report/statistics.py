@@ -1,4 +1,4 @@
-"""The statistics of a paired comparison, with numpy alone.
+"""The statistics of a paired comparison: numpy, and scipy for Student's distribution.
 
 One number a seed and an arm, seeds paired on the same data order. `docs/comparison.md` says in words what is claimed
 and what is assumed. Every random draw comes from a generator with a fixed seed: the same records give the same report.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from statistics import NormalDist
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,10 @@ FEWEST_SEEDS = 3  # with two, the spread between seeds rests on one degree of fr
 class Difference:
     """An arm minus its baseline: the mean, an interval, and p where seeds are paired.
 
-    `p` is the exact sign-flip test, `p_t` the paired t-test; `p_holm` and `p_t_holm` are corrected over the arms.
+    `low` and `high` come from the t-test over seeds or from the bootstrap over seeds × examples, as `method` says;
+    `t_low` and `t_high` from the t-test in any case. `p` is the exact sign-flip test, `p_t` the paired t-test;
+    `p_holm` and `p_t_holm` are corrected over the arms. `p_examples` is approximate randomisation over the `examples`:
+    it speaks of these very models, not of other seeds. `word` is what `judge` says.
     """
 
     mean: float
@@ -37,6 +39,12 @@ class Difference:
     p_holm: float | None = None
     p_t: float | None = None
     p_t_holm: float | None = None
+    method: str = "t"
+    t_low: float | None = None
+    t_high: float | None = None
+    examples: int | None = None
+    p_examples: float | None = None
+    word: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -109,51 +117,18 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _beta_fraction(a: float, b: float, x: float) -> float:
-    """The continued fraction of the incomplete beta function, by Lentz's method."""
-    tiny = 1e-300
-    c, d = 1.0, 1.0 - (a + b) * x / (a + 1)
-    d = 1.0 / (d if abs(d) > tiny else tiny)
-    value = d
-    for m in range(1, 400):
-        step = 1.0
-        for term in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1.0 + term * d
-            d = 1.0 / (d if abs(d) > tiny else tiny)
-            c = 1.0 + term / c
-            c = c if abs(c) > tiny else tiny
-            step = c * d
-            value *= step
-        if abs(step - 1) < 1e-15:
-            break
-    return value
-
-
 def t_tails(t: float, df: float) -> float:
     """The probability of both tails of Student's t beyond |t|."""
-    if not math.isfinite(t):
-        return 0.0
-    a, b, x = df / 2, 0.5, df / (df + t * t)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(max(1 - x, 1e-300))
-    )
-    if x < (a + 1) / (a + b + 2):
-        return min(1.0, front * _beta_fraction(a, b, x) / a)
-    return max(0.0, 1 - front * _beta_fraction(b, a, 1 - x) / b)
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(df, -abs(t)))
 
 
 def t_quantile(confidence: float, df: float) -> float:
     """The half-width of a two-sided interval of Student's t, in standard errors."""
-    low, high = 0.0, 1.0
-    while t_tails(high, df) > 1 - confidence:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_tails(middle, df) > 1 - confidence else (low, middle)
-    return (low + high) / 2
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, (1 + confidence) / 2))
 
 
 def paired(differences: Sequence[float], confidence: float = 0.95) -> Difference | None:
@@ -172,59 +147,9 @@ def paired(differences: Sequence[float], confidence: float = 0.95) -> Difference
         return Difference(mean, None, None, n, sd if n > 1 else None)
     error = sd / math.sqrt(n)
     half = t_quantile(confidence, n - 1) * error
-    return Difference(mean, mean - half, mean + half, n, sd, p=sign_flip(values), p_t=t_tails(mean / error, n - 1))
-
-
-def bootstrap(
-    differences: Floats, weights: Floats | None = None, confidence: float = 0.95, resamples: int = 2000
-) -> Difference | None:
-    """The paired bootstrap over seeds × examples of a weighted mean difference.
-
-    Args:
-        differences: [seeds, examples], arm minus baseline; the examples are the same ones for each seed.
-        weights: [examples] (tokens of the reference), so that the mean is that of the corpus.
-
-    Seeds and examples are drawn with replacement independently of each other, since they are crossed. The percentile
-    interval is too narrow for few seeds; its distances from the mean are therefore widened by sqrt(n / (n - 1)) times
-    the ratio of Student's to the normal quantile (after Hesterberg 2015, "expanded" intervals, here as a scale so
-    that it holds for 2 to 5 seeds as well). A single seed has no interval.
-    """
-    table = np.atleast_2d(np.asarray(differences, dtype=np.float64))
-    seeds, examples = table.shape
-    if examples == 0 or seeds == 0:
-        return None
-    weight = np.ones(examples) if weights is None else np.asarray(weights, dtype=np.float64)
-    by_seed = table @ weight / weight.sum()
-    mean = float(by_seed.mean())
-    if seeds == 1:
-        return Difference(mean, None, None, 1)
-    sd = float(by_seed.std(ddof=1))
-    rng = np.random.default_rng(20)
-    drawn = np.empty(resamples)
-    for start in range(0, resamples, 500):
-        size = min(500, resamples - start)
-        of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=size) / seeds
-        of_examples = rng.multinomial(examples, np.full(examples, 1 / examples), size=size) * weight
-        drawn[start : start + size] = ((of_seeds @ table) * of_examples).sum(axis=1) / of_examples.sum(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    normal = NormalDist().inv_cdf(1 - tail)
-    scale = math.sqrt(seeds / (seeds - 1)) * t_quantile(confidence, seeds - 1) / normal
-    return Difference(
-        mean, mean + float(low - mean) * scale, mean + float(high - mean) * scale, seeds, sd, p=sign_flip(by_seed)
-    )
-
-
-def seeds_needed(difference: Difference, level: float, power: float = 0.8) -> int | None:
-    """Roughly how many paired seeds a t-test needs at `level` and `power`, were the effect what it seems to be.
-
-    Guenther's normal approximation (1981). None where the spread is unknown; capped at 1,000.
-    """
-    if difference.sd is None or difference.sd == 0 or difference.mean == 0:
-        return None
-    z = NormalDist().inv_cdf(1 - level / 2)
-    size = (z + NormalDist().inv_cdf(power)) * difference.sd / abs(difference.mean)
-    return max(FEWEST_SEEDS, min(1000, math.ceil(size**2 + z * z / 2)))
+    low, high = mean - half, mean + half
+    p_t = t_tails(mean / error, n - 1)
+    return Difference(mean, low, high, n, sd, p=sign_flip(values), p_t=p_t, t_low=low, t_high=high)
 
 
 def correct(family: Sequence[Difference | None]) -> list[Difference | None]:
@@ -233,19 +158,19 @@ def correct(family: Sequence[Difference | None]) -> list[Difference | None]:
     exact = iter(holm([item.p for item in tested if item.p is not None]))
     student = iter(holm([item.p_t for item in tested if item.p_t is not None]))
     return [
-        Difference(**{**asdict(item), "p_holm": next(exact), "p_t_holm": next(student)})
+        replace(item, p_holm=next(exact), p_t_holm=next(student))
         if item is not None and item.p is not None and item.p_t is not None
         else item
         for item in family
     ]
 
 
-def judge(difference: Difference | None, tested: int, confidence: float = 0.95) -> str:
-    """`better`, `worse` or `cannot tell`, of a figure for which less is better.
+def judge(difference: Difference | None, tested: int, confidence: float = 0.95, less: bool = True) -> str:
+    """`better`, `worse` or `cannot tell`; `less`: whether less of the figure is better.
 
     The one rule, for `tested` arms at the level 1 - confidence:
     1. at least three paired seeds;
-    2. the t-interval of the paired differences excludes zero, and so does the t-test after Holm;
+    2. the interval of the paired differences excludes zero, and so does the t-test after Holm;
     3. where the exact sign-flip test can speak at all (2^(1 - n) × tested ≤ level), its p after Holm agrees.
     """
     level = 1 - confidence + 1e-12
@@ -257,7 +182,7 @@ def judge(difference: Difference | None, tested: int, confidence: float = 0.95) 
         return "cannot tell"
     if exact_can_speak(difference.n, tested, confidence) and (exact is None or exact > level):
         return "cannot tell"
-    return "better" if difference.mean < 0 else "worse"
+    return "better" if (difference.mean < 0) == less else "worse"
 
 
 def exact_can_speak(seeds: int, tested: int, confidence: float = 0.95) -> bool:
@@ -265,15 +190,63 @@ def exact_can_speak(seeds: int, tested: int, confidence: float = 0.95) -> bool:
     return 2.0 ** (1 - seeds) * max(tested, 1) <= 1 - confidence + 1e-12
 
 
+@dataclass(frozen=True)
+class Censored:
+    """The median of values of which `censored` are only known to lie above their bounds.
+
+    `above`: the bound where the median itself is censored. `low` and `high` are order statistics that hold the true
+    median at least as often as the confidence says, whatever the distribution (None: too few values, or censored).
+    """
+
+    median: float | None
+    above: float | None
+    low: float | None
+    high: float | None
+    n: int
+    censored: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def median_censored(values: Sequence[float | None], bounds: Sequence[float]) -> tuple[float | None, float | None]:
     """The median of shares of which some (None) are only known to lie above their bound: (median, None), or
     (None, bound) where the median itself is censored, or (None, None) of nothing."""
+    found = censored(values, bounds)
+    return found.median, found.above
+
+
+def censored(values: Sequence[float | None], bounds: Sequence[float], confidence: float = 0.95) -> Censored:
+    """The median of values that are censored (None) above `bounds`, with its exact binomial interval.
+
+    Both ends are on the safe side: below, a censored value counts as its bound; above, as infinite. Six values are the
+    fewest of which a 95% interval of the median exists.
+    """
     if not values:
-        return None, None
-    ordered = sorted(
-        ((math.inf if value is None else value), bound) for value, bound in zip(values, bounds, strict=True)
-    )
-    middle = [ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]]
-    if math.isinf(middle[1][0]):
-        return None, min(bound for value, bound in ordered if math.isinf(value))
-    return (middle[0][0] + middle[1][0]) / 2, None
+        return Censored(None, None, None, None, 0, 0)
+    pairs = list(zip(values, bounds, strict=True))
+    unknown = sum(value is None for value in values)
+    n = len(pairs)
+    highest = sorted(math.inf if value is None else value for value in values)
+    lowest = sorted(bound if value is None else value for value, bound in pairs)
+    median, above = (highest[(n - 1) // 2] + highest[n // 2]) / 2, None
+    if math.isinf(median):
+        above = min(bound for value, bound in pairs if value is None)
+    rank = _median_rank(n, confidence)
+    low, high = (None, None) if rank is None else (lowest[rank], highest[n - 1 - rank])
+    return Censored(_finite(median), above, _finite(low), _finite(high), n, unknown)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or math.isinf(value) else value
+
+
+def _median_rank(n: int, confidence: float) -> int | None:
+    """The greatest k, from 0, whose order statistics from below and from above enclose the median often enough."""
+    rank, below = None, 0.0
+    for k in range(n // 2):
+        below += math.comb(n, k) / 2**n
+        if 2 * below > 1 - confidence:
+            break
+        rank = k
+    return rank

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from graftlm.report.compare import ArmReport, Report
+from graftlm.report.results import UNITS, ArmReport, Contrast, Report
 from graftlm.report.text import interval, share, show
 
 _STYLES = {"better": "bold green", "worse": "bold red", "cannot tell": "yellow"}
@@ -23,6 +23,11 @@ def print_report(report: Report, console: Console) -> None:
     console.print()
     if report.arms:
         console.print(_table(report, console.width))
+    for contrast in report.contrasts:
+        console.print(Padding(_contrast(contrast), (0, 0, 0, 1)))
+    for arm in report.arms:
+        if arm.alarms:
+            console.print(Padding(_alarms(arm), (0, 0, 0, 1)))
     for caveat in report.caveats:
         console.print(Padding(Text(f"• {safe(caveat)}"), (0, 0, 0, 1)))
     for title, lines in (
@@ -39,6 +44,21 @@ def print_report(report: Report, console: Console) -> None:
                 console.print(Padding(Text(f"and {len(lines) - 12} more, in the report"), (0, 0, 0, 3)))
 
 
+def _contrast(contrast: Contrast) -> Text:
+    """`full against denoising: cannot tell with 6 seeds; ... (−0.02 [−0.06, +0.02])`."""
+    text = Text(safe(f"{contrast.arm} against {contrast.against}:") + " ")
+    text.append(safe(contrast.words), style=_STYLES.get(contrast.word, ""))
+    figures = f" ({interval(contrast.main)})" if contrast.main else ""
+    return text.append(figures + (" – asked for when this report was made" if contrast.asked else ""))
+
+
+def _alarms(arm: ArmReport) -> Text:
+    """`naive: copies (fr_XX), repeats`."""
+    told = [item["word"] + ("" if item["language"] == "all" else f" ({item['language']})") for item in arm.alarms]
+    shown = ", ".join(told[:6]) + (f" and {len(told) - 6} more" if len(told) > 6 else "")
+    return Text(safe(f"{arm.name}:") + " ").append(safe(shown), style="yellow")
+
+
 def safe(text: str) -> str:
     """One line without control characters or half surrogates: a text of the data cannot steer the terminal."""
     return "".join(sign if sign.isprintable() else " " for sign in " ".join(text.split()))
@@ -50,7 +70,9 @@ def _table(report: Report, width: int) -> Table:
     table.add_column("arm", overflow="fold", max_width=None if wide else 22)
     table.add_column("verdict", overflow="fold", max_width=None if wide else 13)
     table.add_column("n", justify="right")
-    table.add_column("Δ loss along training" if wide else "Δ loss", justify="left")
+    label = report.primary["label"] if report.primary["figure"] != "auc" else "loss along training"
+    short = {"auc": "loss"}.get(report.primary["figure"], label)
+    table.add_column(f"Δ {label if wide else short}", justify="left", overflow="fold", max_width=None if wide else 22)
     table.add_column("test", justify="right")
     table.add_column("steps", justify="right")
     if wide:
@@ -66,14 +88,15 @@ def _table(report: Report, width: int) -> Table:
 
 
 def _cells(arm: ArmReport, wide: bool, quality: str | None) -> list[Text | str]:
-    difference = arm.difference.get("auc")
+    difference = arm.main
+    digits = 1 if UNITS[arm.primary] == "points" else 3 if wide else 2
     name = escape(safe(arm.name)) + (" [dim](control)[/dim]" if arm.control else "")
     word = "baseline" if arm.is_baseline else arm.word or "not compared"
     cells: list[Text | str] = [
         name,
         Text(word, style=_STYLES.get(arm.word, "dim")),
         str(len(arm.seeds) if difference is None else difference.n),
-        interval(difference, 3 if wide else 2) if difference else "",
+        interval(difference, digits) if difference else "",
         show(arm.mean.get("test_loss"), 2),
         share(arm.mean, "steps_share") if not arm.is_baseline else "",
     ]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from graftlm.report.collect import Collection
-from graftlm.report.compare import ArmReport
+from graftlm.report.probes import READS
+from graftlm.report.results import FIGURES, UNITS, ArmReport
 from graftlm.report.statistics import Difference, Floats
 from graftlm.report.text import interval, share, signed
 
@@ -18,7 +19,7 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
         arm for arm in arms if not arm.is_baseline
     ]
     # arms on other data or another schedule are shown with what differs; a headline would compare them silently
-    compared = [arm for arm in candidates if "auc" in arm.difference and not arm.differs]
+    compared = [arm for arm in candidates if arm.main is not None and not arm.differs]
     if not arms:
         return "No run finished", "There is nothing to compare."
     if not any(arm.is_baseline for arm in arms):
@@ -28,26 +29,25 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
     if not compared:
         if any(arm.differs for arm in candidates):
             return "Nothing can be compared", "Every arm differs from the baselines in more than the graft; see below."
+        if any(arm.pairs for arm in candidates):
+            return "Nothing can be compared", f"No arm has the primary figure, {_label(candidates[0])}."
         return "Nothing can be compared", "No arm shares a fine-tuning seed with the baseline."
-    ranked = sorted(compared, key=lambda arm: (_RANK[arm.word], arm.difference["auc"].mean))
+    ranked = sorted(compared, key=lambda arm: (_RANK[arm.word], _loss(arm)))
     best = ranked[0]
     against = f"the baseline ({best.compared_to})"
-    difference = best.difference["auc"]
     more = _others(ranked)
-    along = f"nats a token {{}} along training{_between(difference, confidence)}"
     if best.word == "better":
-        gain = f"{abs(difference.mean):.3f} {along.format('lower')}"
         aside = "" if _reads(best) else ", but does not yet read its source"
-        return f"{best.name} is better than {against}{aside}", f"Its validation loss was {gain}{_speed(best)}.{more}"
+        detail = f"Its {_noun(best)} was {_gain(best, confidence)}{_speed(best)}.{more}"
+        return f"{best.name} is better than {against}{aside}", detail
     if best.word == "worse":
-        gain = f"{abs(difference.mean):.3f} {along.format('higher')}"
         if len(ranked) == 1:
-            return f"{best.name} is worse than {against}", f"Its validation loss was {gain}."
-        return f"Every arm is worse than {against}", f"Even {best.name}'s validation loss was {gain}.{more}"
-    best = min((arm for arm in ranked if arm.word == "cannot tell"), key=lambda arm: arm.difference["auc"].mean)
-    difference = best.difference["auc"]
-    seeds = f"{difference.n} seed" + ("" if difference.n == 1 else "s")
-    direction = "lower" if difference.mean < 0 else "higher"
+            return f"{best.name} is worse than {against}", f"Its {_noun(best)} was {_gain(best, confidence)}."
+        detail = f"Even {best.name}'s {_noun(best)} was {_gain(best, confidence)}.{more}"
+        return f"Every arm is worse than {against}", detail
+    best = min((arm for arm in ranked if arm.word == "cannot tell"), key=_loss)
+    count = _main(best).n
+    seeds = f"{count} seed" + ("" if count == 1 else "s")
     open_arms = sum(1 for arm in ranked if arm.word == "cannot tell")
     who = best.name if open_arms == 1 else f"any of {open_arms} arms"
     closest = "Its" if open_arms == 1 else f"{best.name} comes first: its"
@@ -56,30 +56,56 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
     )
     return (
         f"With {seeds} one cannot tell whether {who} is better than {against}",
-        f"{closest} validation loss was {abs(difference.mean):.3f} nats a token {direction} along training"
-        f"{_between(difference, confidence)}{needed}.{more}",
+        f"{closest} {_noun(best)} was {_gain(best, confidence)}{needed}.{more}",
     )
+
+
+def _main(arm: ArmReport) -> Difference:
+    found = arm.main
+    assert found is not None, "only arms that are compared come here"
+    return found
+
+
+def _label(arm: ArmReport) -> str:
+    return FIGURES[arm.primary][0]
+
+
+def _loss(arm: ArmReport) -> float:
+    """The difference of the primary figure, turned so that less is better."""
+    return _main(arm).mean if FIGURES[arm.primary][1] else -_main(arm).mean
+
+
+def _noun(arm: ArmReport) -> str:
+    return "validation loss" if arm.primary == "auc" else _label(arm)
+
+
+def _gain(arm: ArmReport, confidence: float) -> str:
+    """`0.210 nats a token lower along training (95% interval ...)`."""
+    difference, unit = _main(arm), UNITS[arm.primary]
+    digits = 1 if unit == "points" else 3
+    way = ("lower" if difference.mean < 0 else "higher") + (" along training" if arm.primary == "auc" else "")
+    return f"{abs(difference.mean):.{digits}f} {unit} {way}{_between(difference, confidence, digits)}"
 
 
 def _reads(arm: ArmReport) -> bool:
     """Whether the loss rises when sources are shuffled; not known counts as yes."""
     gap = arm.mean.get("gap")
-    return gap is None or gap >= _READS
+    return gap is None or gap >= READS
 
 
-_READS = 0.02  # nats a token
 _RANK = {"better": 0, "cannot tell": 1, "worse": 2}
 
 
-def _between(difference: Difference, confidence: float) -> str:
+def _between(difference: Difference, confidence: float, digits: int = 3) -> str:
     seeds = f"{difference.n} paired seed" + ("" if difference.n == 1 else "s")
     if difference.low is None or difference.high is None:
         return f" ({seeds}, no interval)"
     low, high = difference.low, difference.high
     if low > 0 or high < 0:  # one direction: sizes are easier to say than signs
         low, high = sorted((abs(low), abs(high)))
-        return f" ({confidence:.0%} interval {low:.3f} to {high:.3f}, {seeds})"
-    return f" ({confidence:.0%} interval of the difference {signed(low)} to {signed(high)}, {seeds})"
+        return f" ({confidence:.0%} interval {low:.{digits}f} to {high:.{digits}f}, {seeds})"
+    between = f"{signed(low, digits)} to {signed(high, digits)}"
+    return f" ({confidence:.0%} interval of the difference {between}, {seeds})"
 
 
 def _speed(arm: ArmReport) -> str:
@@ -113,9 +139,11 @@ def _others(ranked: Sequence[ArmReport]) -> str:
 def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
     """What a reader of the verdict must know, each only where it is true."""
     said: list[str] = []
-    candidates = [arm for arm in arms if not arm.is_baseline and not arm.control and "auc" in arm.difference]
+    if collection.primary_note:
+        said.append(collection.primary_note)
+    candidates = [arm for arm in arms if not arm.is_baseline and not arm.control and arm.main is not None]
     better = [arm for arm in candidates if arm.word == "better"]
-    fewest = min((arm.difference["auc"].n for arm in candidates), default=None)
+    fewest = min((_main(arm).n for arm in candidates), default=None)
     if fewest is not None and fewest < 3:
         seeds = f"{fewest} paired seed" + ("" if fewest == 1 else "s")
         said.append(f"{seeds} cannot support a claim beyond these very runs, whatever the size of the difference.")
@@ -128,9 +156,10 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
     fading = [
         arm for arm in better if (test := arm.difference.get("test_loss")) and test.high is not None and test.high >= 0
     ]
-    if fading:
+    if fading and collection.primary != "test_loss":
         told = ", ".join(f"{arm.name} {interval(arm.difference['test_loss'])}" for arm in fading[:6])
         said.append(f"The gain is along the way: in final test loss one cannot tell it from the baseline ({told}).")
+    said += _equal_compute(better)
     dear = [
         arm for arm in better if (arm.mean.get("compute_share") or 0) > 1 and (arm.mean.get("steps_share") or 2) < 1
     ]
@@ -141,7 +170,7 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
             "a donor that is used again is cheaper."
         )
     early = max((_first_stretch(run.curve["step"]) for arm in collection.arms for run in arm.runs), default=0.0)
-    if early > 0.5 and candidates:
+    if early > 0.5 and candidates and collection.primary == "auc":
         said.append(
             f"{early:.0%} of the log-step axis lies before the second validation and is a straight line between two "
             "points: lower finetune.val_interval to see the early steps that the primary figure weighs most."
@@ -172,6 +201,11 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
             f"{_list(unread)}: the loss hardly rises when sources are shuffled (gap below 0.02): the model barely "
             "reads its source, so its scores say little about the encoder."
         )
+    for word in dict.fromkeys(item["word"] for arm in arms for item in arm.alarms if item["probe"] != "gap"):
+        alarmed = [arm for arm in arms if any(item["word"] == word for item in arm.alarms)]
+        first = next(item for item in alarmed[0].alarms if item["word"] == word)
+        where = "" if first["language"] == "all" else f" ({first['language']})"
+        said.append(f"Probe “{word}”: {_list(alarmed)}. Of {alarmed[0].name}{where}, {first['text']}.")
     if any(arm.differs for arm in arms):
         said.append("Some arms differ from their baseline in more than the graft; see the warnings.")
     if collection.searches:
@@ -188,6 +222,22 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
         count = len(collection.failed)
         said.append(
             f"{count} job{'' if count == 1 else 's'} failed and {'is' if count == 1 else 'are'} not in the figures."
+        )
+    return said
+
+
+def _equal_compute(better: Sequence[ArmReport]) -> list[str]:
+    """Whether a gain is still there once an arm has spent no more than the baseline."""
+    dear = [arm for arm in better if arm.equal_compute.get("words")]
+    behind = [arm for arm in better if (at := arm.difference.get("equal_compute")) and at.mean > 0]
+    said = []
+    if dear:
+        said.append(f"At the compute that the baseline spent: {_list(dear)} {dear[0].equal_compute['words']}.")
+    if behind:
+        told = ", ".join(f"{arm.name} {interval(arm.difference['equal_compute'])}" for arm in behind[:6])
+        said.append(
+            f"At the compute that the baseline spent, donor and graft charged, the validation loss is higher ({told}); "
+            "there the arm is in the midst of a schedule that was made for more steps."
         )
     return said
 

@@ -19,10 +19,13 @@ from graftlm.jobs import StageContext
 from graftlm.models.build import load_model, model_class
 from graftlm.models.generate import generate_by_language
 from graftlm.models.loss import per_example_nll
+from graftlm.probes import probe, summary
 from graftlm.scores import corpus_scores, row_scores
 from graftlm.stages.training import make_trainer, write_cost
 from graftlm.store import write_json
 from graftlm.tracking import tracker
+
+_WORST = 20  # examples of the largest loss that the scores name
 
 
 def run(context: StageContext) -> None:
@@ -42,7 +45,8 @@ def run(context: StageContext) -> None:
         with (context.work / "examples.jsonl").open("w", encoding="utf-8") as handle:
             handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_json(context.work / "scores.json", scores)
-        flat = {name: value for name, value in scores["all"].items() if isinstance(value, int | float)}
+        probes = {f"probe/{name}": value for name, value in scores["probes"]["all"].items()}
+        flat = {name: value for name, value in {**scores["all"], **probes}.items() if isinstance(value, int | float)}
         track.summary(
             {f"test/{name}": value for name, value in {**flat, "loss": scores["loss"], "gap": scores["gap"]}.items()}
         )
@@ -104,6 +108,7 @@ def _rows(
                 "loss_shuffled": loss_shuffled,
                 "tokens": count,
                 **row_scores(prediction, pair.target, pair.target_lang, settings.data.task),
+                **probe(prediction, pair.source, pair.target, pair.target_lang),
             }
         )
     return examples
@@ -123,5 +128,18 @@ def _scores(rows: list[dict[str, Any]], task: str) -> dict[str, Any]:
         "loss": loss,
         "loss_shuffled": shuffled,
         "gap": shuffled - loss,
+        "gaps": _gaps(rows),
+        "worst": [row["index"] for row in sorted(rows, key=lambda row: -row["loss"])[:_WORST]],
         **corpus_scores(rows, task),
+        "probes": summary(rows),
     }
+
+
+def _gaps(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """By target language, how much the loss rises when sources are shuffled."""
+    gaps: dict[str, float] = {}
+    for lang in sorted({row["target_lang"] for row in rows}):
+        some = [row for row in rows if row["target_lang"] == lang]
+        risen = sum((row["loss_shuffled"] - row["loss"]) * row["tokens"] for row in some)
+        gaps[lang] = risen / sum(row["tokens"] for row in some)
+    return gaps
