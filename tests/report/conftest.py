@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graftlm.scores import bleu_of, chrf_of
+
 
 @dataclass(frozen=True)
 class FakeArm:
@@ -27,6 +29,7 @@ class FakeArm:
     gap: float = 0.8
     fidelity: float | None = None
     settings: tuple[tuple[str, Any], ...] = ()
+    probes: tuple[tuple[str, float], ...] = ()
 
 
 ARMS = (
@@ -36,7 +39,8 @@ ARMS = (
     FakeArm("naive", early=0.02, late=0.01, control=True, fidelity=0.14),
     FakeArm("shuffled", early=0.12, late=0.05, control=True, gap=0.7, fidelity=0.05),
 )
-LANGUAGES = ("en_XX", "de_DE", "ar_AR")
+BONUS = {"en_XX": 3.0, "de_DE": 0.0, "ar_AR": -6.0}  # points of each language
+LANGUAGES = tuple(BONUS)
 TEXTS = {
     "en_XX": "Return the list of packages that this folder holds, sorted by name and without the hidden ones.",
     "de_DE": "Gibt die Liste der Pakete zurück, die dieser Ordner enthält, nach Namen sortiert und ohne versteckte.",
@@ -217,26 +221,35 @@ class FakeSweep:
                     "rougeL": 20.0,
                 }
             )
+        counted = np.random.default_rng([*map(ord, arm.name), int(abs(final) * 1e6)])
+        for row in examples:
+            row.update(_counts(counted, 0.5 - 0.3 * arm.late + BONUS[row["target_lang"]] / 100))
         weights = [row["tokens"] for row in examples]
         loss = float(np.average([row["loss"] for row in examples], weights=weights))
 
-        def table(bonus: float) -> dict[str, Any]:
+        def table(bonus: float, code: str | None = None) -> dict[str, Any]:
+            some = [row for row in examples if code in (None, row["target_lang"])]
             quality = 22 - 20 * arm.late + bonus + own.normal(0, 0.4)
             lead = {"rouge1": 14.0 + bonus, "rouge2": 5.0, "rougeL": 12.0 + bonus, "chrf": 20.0 + bonus, "bleu": 2.0}
             return {
                 **{"pairs": self.examples, "rouge1": quality + 6, "rouge2": quality - 10, "rougeL": quality},
                 **{
-                    "chrf": quality + 9,
-                    "bleu": quality / 3,
+                    "chrf": float(chrf_of(np.sum([row["chrf_counts"] for row in some], axis=0))),
+                    "bleu": float(bleu_of(np.sum([row["bleu_counts"] for row in some], axis=0))),
                     "length_ratio": 0.93,
                     "lead1": {**lead, "pairs": self.examples},
                 },
             }
 
-        languages = {code: table(bonus) for code, bonus in zip(LANGUAGES, (3.0, 0.0, -6.0), strict=True)}
+        languages = {code: table(bonus, code) for code, bonus in BONUS.items()}
         return examples, {
             **{"split": "test", "pairs": self.examples, "loss": loss, "loss_shuffled": loss + arm.gap, "gap": arm.gap},
             **{"all": table(0.0), "languages": languages},
+            "gaps": {code: arm.gap - bonus / 100 for code, bonus in BONUS.items()},
+            "probes": {
+                "all": _probes(arm, self.examples),
+                "languages": {code: _probes(arm, self.examples // 3) for code in LANGUAGES},
+            },
         }
 
     def sweep(self, arms: Sequence[FakeArm] = ARMS, seeds: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8)) -> Path:
@@ -244,6 +257,27 @@ class FakeSweep:
             for arm in arms:
                 self.job(arm, seed)
         return self.root / "sweep"
+
+
+def _counts(rng: Any, quality: float) -> dict[str, Any]:
+    """Counts of one output of 12 words and 60 characters, of which about so large a share is right."""
+    right = rng.binomial(12, quality)
+    matched = [max(right - order, 0) for order in range(4)]
+    signs = [max(round(60 * right / 12) - 2 * order, 0) for order in range(6)]
+    return {
+        "bleu_counts": [12, 12, *matched, 12, 11, 10, 9],
+        "chrf_counts": [count for order in range(6) for count in (60 - order, 60 - order, signs[order])],
+    }
+
+
+def _probes(arm: FakeArm, pairs: int) -> dict[str, Any]:
+    """As the evaluate stage leaves them; nothing alarms unless the arm says so."""
+    quiet = {"copied": 0.2, "repeated": 0.01, "degenerate": 0.0, "exact_copies": 0.0, "empty": 0.0}
+    return {
+        **{"pairs": pairs, "in_language": 0.95, "language_told": pairs, **quiet, "length_ratio": 0.93},
+        **dict(arm.probes),
+        "reference": {"in_language": 0.97, "language_told": pairs, **quiet},
+    }
 
 
 def transfer_record(arm: FakeArm) -> dict[str, Any]:
