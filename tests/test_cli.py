@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from graftlm.scores import chrf_of
 from graftlm.store import MARKER, read_marker
 from graftlm.tracking import read_metrics
 
@@ -97,6 +98,18 @@ def test_artifacts_are_what_they_say(swept: tuple[Path, subprocess.CompletedProc
         assert scores["pairs"] == len(examples) == 16
         tokens = sum(example["tokens"] for example in examples)
         assert scores["loss"] == pytest.approx(sum(e["loss"] * e["tokens"] for e in examples) / tokens)
+        risen = sum((e["loss_shuffled"] - e["loss"]) * e["tokens"] for e in examples) / tokens
+        assert scores["gap"] == pytest.approx(risen)
+        assert examples[[e["index"] for e in examples].index(scores["worst"][0])]["loss"] == max(
+            e["loss"] for e in examples
+        )
+        probes = scores["probes"]["all"]
+        assert probes["pairs"] == 16
+        assert probes["empty"] == pytest.approx(sum(e["empty"] for e in examples) / 16)
+        assert probes["copied"] == pytest.approx(sum(e["copied"] for e in examples) / 16, abs=1e-4)
+        assert probes["reference"]["in_language"] > 0.5
+        counts = [sum(column) for column in zip(*(e["chrf_counts"] for e in examples), strict=True)]
+        assert scores["all"]["chrf"] == pytest.approx(float(chrf_of(counts)), abs=1e-4)
 
 
 def test_arms_start_from_the_same_host_and_see_the_same_data(
