@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
 
-from graftlm.report.statistics import FEWEST_SEEDS, Difference, Floats, exact_can_speak, t_quantile
+from graftlm.report.statistics import FEWEST_SEEDS, Difference, Floats, exact_can_speak, signs_of, t_quantile
 
 MOST = 1000  # more seeds than this are "over 1,000"
 POWER = 0.8
@@ -82,19 +81,15 @@ def _detectable(seeds: int, confidence: float, tested: int) -> float:
     return high
 
 
-@functools.lru_cache(maxsize=64)
-def _draws(seeds: int) -> tuple[Floats, Any]:
-    """Normal draws [draws, seeds], and every pattern of signs [patterns, seeds] of which the first is a plus."""
-    bits = (np.arange(1 << (seeds - 1))[:, None] >> np.arange(seeds)) & 1
-    signs = (1 - 2 * bits).astype(np.float64)
-    return np.random.default_rng(7).normal(size=(_DRAWS, seeds)), signs
+@functools.lru_cache(maxsize=_SIMULATED_UP_TO)
+def _draws(seeds: int) -> Floats:
+    return np.random.default_rng(7).normal(size=(_DRAWS, seeds))
 
 
 def _simulated(seeds: int, effect: float, level: float) -> float:
-    noise, signs = _draws(seeds)
-    values = noise + abs(effect)
+    values = _draws(seeds) + abs(effect)
     mean, sd = values.mean(axis=1), values.std(axis=1, ddof=1)
     student = np.abs(mean) * math.sqrt(seeds) / sd >= t_quantile(1 - level, seeds - 1)
-    sums = np.abs(values @ signs.T)
+    sums = np.abs(values @ signs_of(seeds).T)
     exact = np.mean(sums >= np.abs(values.sum(axis=1, keepdims=True)) - 1e-9, axis=1)
     return float(np.mean(student & (exact <= level + 1e-12)))

@@ -6,6 +6,7 @@ and what is assumed. Every random draw comes from a generator with a fixed seed:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -94,16 +95,20 @@ def sign_flip(differences: Sequence[float] | Floats, draws: int = 1 << 16) -> fl
     observed = abs(values.sum())
     tolerance = 1e-9 * max(float(np.abs(values).sum()), 1e-300)
     if n <= EXACT_UP_TO:
-        # the first sign may stay: the other half of the patterns mirrors this one
-        bits = (np.arange(1 << (n - 1))[:, None] >> np.arange(n - 1)) & 1
-        sums = values[0] + (1 - 2 * bits) @ values[1:]
-        return float(np.mean(np.abs(sums) >= observed - tolerance))
+        return float(np.mean(np.abs(signs_of(n) @ values) >= observed - tolerance))
     rng = np.random.default_rng(20)
     hits = 0
     for _ in range(16):
         signs = rng.integers(0, 2, size=(draws // 16, n)) * 2 - 1
         hits += int(np.sum(np.abs(signs @ values) >= observed - tolerance))
     return (hits + 1) / (draws // 16 * 16 + 1)
+
+
+@functools.lru_cache(maxsize=EXACT_UP_TO)
+def signs_of(n: int) -> Floats:
+    """Every pattern of n signs of which the first is a plus, [2^(n - 1), n]: the other half mirrors these."""
+    bits = (np.arange(1 << (n - 1))[:, None] >> np.arange(n)) & 1
+    return (1 - 2 * bits[:, ::-1]).astype(np.float64)
 
 
 def holm(values: Sequence[float]) -> list[float]:
