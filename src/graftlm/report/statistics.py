@@ -96,12 +96,13 @@ def sign_flip(differences: Sequence[float] | Floats, draws: int = 1 << 16) -> fl
     tolerance = 1e-9 * max(float(np.abs(values).sum()), 1e-300)
     if n <= EXACT_UP_TO:
         return float(np.mean(np.abs(signs_of(n) @ values) >= observed - tolerance))
-    rng = np.random.default_rng(20)
-    hits = 0
-    for _ in range(16):
-        signs = rng.integers(0, 2, size=(draws // 16, n)) * 2 - 1
-        hits += int(np.sum(np.abs(signs @ values) >= observed - tolerance))
-    return (hits + 1) / (draws // 16 * 16 + 1)
+    hits = int(np.sum(np.abs(_random_signs(n, draws) @ values) >= observed - tolerance))
+    return (hits + 1) / (draws + 1)
+
+
+@functools.lru_cache(maxsize=2)
+def _random_signs(n: int, draws: int) -> Floats:
+    return (np.random.default_rng(20).integers(0, 2, size=(draws, n)) * 2 - 1).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=EXACT_UP_TO)

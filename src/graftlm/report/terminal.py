@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -25,9 +27,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_table(report, console.width))
     for contrast in report.contrasts:
         console.print(Padding(_contrast(contrast), (0, 0, 0, 1)))
-    for arm in report.arms:
-        if arm.alarms:
-            console.print(Padding(_alarms(arm), (0, 0, 0, 1)))
+    for word in dict.fromkeys(item["word"] for arm in report.arms for item in arm.alarms):
+        console.print(Padding(_alarmed(word, report.arms), (0, 0, 0, 1)))
     for caveat in report.caveats:
         console.print(Padding(Text(f"• {safe(caveat)}"), (0, 0, 0, 1)))
     for title, lines in (
@@ -52,11 +53,15 @@ def _contrast(contrast: Contrast) -> Text:
     return text.append(figures + (" – asked for when this report was made" if contrast.asked else ""))
 
 
-def _alarms(arm: ArmReport) -> Text:
-    """`naive: copies (fr_XX), repeats`."""
-    told = [item["word"] + ("" if item["language"] == "all" else f" ({item['language']})") for item in arm.alarms]
+def _alarmed(word: str, arms: Sequence[ArmReport]) -> Text:
+    """`copies: naive, embeddings (fr_XX)`: the arms of which a probe says so."""
+    told = []
+    for arm in arms:
+        where = [item["language"] for item in arm.alarms if item["word"] == word]
+        if where:
+            told.append(arm.name + ("" if "all" in where else f" ({', '.join(where)})"))
     shown = ", ".join(told[:6]) + (f" and {len(told) - 6} more" if len(told) > 6 else "")
-    return Text(safe(f"{arm.name}:") + " ").append(safe(shown), style="yellow")
+    return Text(f"{word}:", style="yellow").append(" " + safe(shown), style="default")
 
 
 def safe(text: str) -> str:
