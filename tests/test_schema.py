@@ -55,6 +55,8 @@ def test_all_mistakes_come_together() -> None:
         ("trainer.precision", "fp8", "is not known"),
         ("mask.replace", 0.95, "must not pass 1"),
         ("finetune.seed", True, "must be a whole number"),
+        ("report.contrasts", [["full"]], "does not name two arms"),
+        ("report.primary", "speed", "must be one of auc, val_loss"),
     ],
 )
 def test_what_does_not_fit_together_is_named(path: str, value: object, words: str) -> None:

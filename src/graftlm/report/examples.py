@@ -65,7 +65,7 @@ def _counts(rows: Sequence[dict[str, Any]], name: str, size: int) -> Floats | No
     """[examples, size]; None where any row lacks its counts, as those of earlier versions do."""
     try:
         table = np.array([row[name] for row in rows], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return table if table.shape == (len(rows), size) and np.isfinite(table).all() else None
 

@@ -68,8 +68,8 @@ def _judged(table: dict[str, Any]) -> list[tuple[str, str, str]]:
         )
 
     def apart(name: str) -> tuple[float, float]:
-        """Ours and the references' share; a reference that is not known counts as none."""
-        return table[name], table["reference"][name] or 0.0
+        """Ours and the references' share; what is not known counts as none."""
+        return table[name] or 0.0, table["reference"][name] or 0.0
 
     def many(share: float) -> bool:
         return share * pairs >= _FEWEST
