@@ -75,6 +75,8 @@ def test_the_summary_stands_beside_the_references() -> None:
     assert english["reference"]["exact_copies"] == 0
     assert found["all"]["in_language"] == pytest.approx(2 / 3, abs=1e-4)
     assert found["languages"]["de_DE"]["length_ratio"] == 1
+    assert found["all"]["commonest"] == 0.5  # the German sentence, twice
+    assert found["all"]["reference"]["commonest"] == 0.75
 
 
 def test_a_hostile_text_takes_no_time() -> None:

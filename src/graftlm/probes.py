@@ -1,4 +1,5 @@
-"""Probes of generated text that catch what scores hide: the wrong language, copies of the source, repetitions, nothing.
+"""Probes of generated text that catch what scores hide: the wrong language, copies of the source, repetitions, the
+same words for every source, nothing.
 
 Each is measured on the references as well, where that makes sense: many a good summary copies words of its source,
 and a detector of languages errs on short texts; what counts is how far the outputs are from the references.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,9 +42,14 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The probes of rows (with `source`, `reference`, `target_lang` and what `probe` gives) of all, and by language.
 
     Shares from 0 to 1. `in_language`: of the outputs whose language can be told, those in the one asked for.
+    `commonest`: the outputs that are the most frequent one, word for word.
     """
     references = [
-        {**_shape(row["reference"], row["source"], row["target_lang"]), "detected": detect(row["reference"])}
+        {
+            **_shape(row["reference"], row["source"], row["target_lang"]),
+            "detected": detect(row["reference"]),
+            "prediction": row["reference"],
+        }
         for row in rows
     ]
     languages = sorted({row["target_lang"] for row in rows})
@@ -146,6 +153,7 @@ def _table(rows: Sequence[Mapping[str, Any]], codes: Sequence[str]) -> dict[str,
     count = max(len(rows), 1)
     told = [(row["detected"], code) for row, code in zip(rows, codes, strict=True) if row.get("detected") is not None]
     return {
+        "commonest": round(max(Counter(row["prediction"].strip() for row in rows).values(), default=0) / count, 4),
         "in_language": round(sum(lang == code for lang, code in told) / len(told), 4) if told else None,
         "language_told": len(told),
         **{

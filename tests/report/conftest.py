@@ -272,7 +272,7 @@ def _counts(rng: Any, quality: float) -> dict[str, Any]:
 
 def _probes(arm: FakeArm, pairs: int) -> dict[str, Any]:
     """As the evaluate stage leaves them; nothing alarms unless the arm says so."""
-    quiet = {"copied": 0.2, "repeated": 0.01, "degenerate": 0.0, "exact_copies": 0.0, "empty": 0.0}
+    quiet = {"copied": 0.2, "repeated": 0.01, "degenerate": 0.0, "exact_copies": 0.0, "empty": 0.0, "commonest": 0.02}
     return {
         **{"pairs": pairs, "in_language": 0.95, "language_told": pairs, **quiet, "length_ratio": 0.93},
         **dict(arm.probes),

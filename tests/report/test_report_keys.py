@@ -180,6 +180,7 @@ def test_probes_alarm_in_plain_words(fake_sweep, fake_arm, tmp_path):
         fake_arm("calibrated", probes=(("in_language", 0.4), ("degenerate", 0.3))),
         fake_arm("embeddings", probes=(("copied", 0.9), ("exact_copies", 0.5), ("length_ratio", 3.1))),
         fake_arm("quiet"),
+        fake_arm("stuck", probes=(("commonest", 0.6),)),
     ]
     sweep.sweep(arms, (1, 2, 3))
     report = build_report([sweep.root], tmp_path / "out")
@@ -189,6 +190,7 @@ def test_probes_alarm_in_plain_words(fake_sweep, fake_arm, tmp_path):
         "calibrated": ["wrong language", "repeats"],
         "embeddings": ["copies", "too long"],
         "quiet": [],
+        "stuck": ["says the same"],
     }
     assert report.arm("calibrated").alarms[0] == {
         "probe": "in_language",

@@ -10,13 +10,13 @@ from typing import Any
 from graftlm.report.examples import examples_of
 from graftlm.report.records import Run, mapping, number
 
-SHARES = ("in_language", "copied", "exact_copies", "repeated", "degenerate", "empty")
+SHARES = ("in_language", "copied", "exact_copies", "repeated", "degenerate", "commonest", "empty")
 READS = 0.02  # nats a token by which the loss must rise with wrong sources
 WORST = 5  # examples listed
 _LONGEST = 400  # characters of a text in the list of worst examples
 
 # how far an arm's share may be from its references' before it alarms, and how few outputs are no matter
-_COPIED, _EXACT, _DEGENERATE, _LANGUAGE, _EMPTY = 0.25, 0.05, 0.05, 0.1, 0.02
+_COPIED, _EXACT, _DEGENERATE, _SAME, _LANGUAGE, _EMPTY = 0.25, 0.05, 0.05, 0.1, 0.1, 0.02
 _SHORT, _LONG = 0.5, 2.0
 _FEWEST = 3
 
@@ -92,6 +92,10 @@ def _judged(table: dict[str, Any]) -> list[tuple[str, str, str]]:
         if ours > theirs + _DEGENERATE and many(ours):
             text = f"{ours:.0%} of its outputs run in a loop, of the references {theirs:.0%}"
             found.append(("degenerate", "repeats", text))
+        ours, theirs = apart("commonest")
+        if ours > theirs + _SAME and many(ours) and table["empty"] != 1:
+            text = f"{ours:.0%} of its outputs are one and the same, of the references {theirs:.0%}"
+            found.append(("commonest", "says the same", text))
         ours, theirs = apart("empty")
         if ours > theirs + _EMPTY and many(ours):
             found.append(("empty", "empty outputs", f"{ours:.0%} of its outputs are empty"))
