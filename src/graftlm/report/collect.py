@@ -7,12 +7,9 @@ nor mask, so its jobs that share a fine-tuning artifact are one run.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 import os
-import typing
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,52 +17,9 @@ from typing import Any
 
 from graftlm.errors import ReportError
 from graftlm.report.defaults import with_defaults
+from graftlm.report.jobs import DONOR_SIDE, Job, flatten, names, plain
 from graftlm.report.records import Artifacts, Run, mapping, number, read_run, rows
 from graftlm.search.summary import SUMMARY, read_summary
-
-# choices that say where a job ran or what wrote it down, not what it is
-_IDLE_CHOICES = {"logger", "sweep", "launch", "debug", "experiment", "trainer"}
-_SEEDS = ("pretrain.seed", "finetune.seed")
-_DONOR_SIDE = ("pretrain.", "mask.")
-_ARM_SIDE = (*_DONOR_SIDE, "transfer.")
-
-
-@dataclass
-class Job:
-    """One job.json."""
-
-    path: Path
-    record: dict[str, Any]
-    flat: dict[str, Any]
-
-    @property
-    def choices(self) -> dict[str, str]:
-        return {str(key): str(value) for key, value in self.record["choices"].items()}
-
-    @property
-    def transfer(self) -> str:
-        return self.choices.get("transfer") or str(self.flat.get("transfer.name", "?"))
-
-    @property
-    def is_baseline(self) -> bool:
-        return self.transfer == str(self.flat.get("report.baseline", "none"))
-
-    def seed(self, stage: str) -> int:
-        value = self.record["seeds"].get(stage, self.flat.get(f"{stage}.seed", 0))
-        return int(found) if (found := number(value)) is not None else 0
-
-    def identity(self) -> dict[str, Any]:
-        """Every setting that can change the outcome, apart from seeds (and, for the baseline, the donor's side)."""
-        skipped = _DONOR_SIDE if self.is_baseline else ()
-        return {
-            key: value
-            for key, value in self.flat.items()
-            if key not in _SEEDS and not _is_idle(key) and not key.startswith(skipped or "\0")
-        }
-
-    def context(self) -> dict[str, Any]:
-        """What a fair comparison holds equal: data, model, schedule and decoding."""
-        return {key: value for key, value in self.identity().items() if not key.startswith(_ARM_SIDE)}
 
 
 @dataclass
@@ -124,9 +78,9 @@ class Collection:
         keys = sorted({key for arm in self.arms for key in arm.identity})
         seen = {
             key: {
-                _plain(arm.identity.get(key))
+                plain(arm.identity.get(key))
                 for arm in self.arms
-                if not (arm.is_baseline and key.startswith(_DONOR_SIDE))
+                if not (arm.is_baseline and key.startswith(DONOR_SIDE))
             }
             for key in keys
         }
@@ -197,11 +151,11 @@ def _ended_early(job: Job) -> dict[str, Any]:
 def _arms(jobs: Sequence[Job], warnings: list[str]) -> list[Arm]:
     grouped: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
-        grouped[_plain([job.transfer, job.identity()])].append(job)
-    names = _names([group[0] for group in grouped.values()])
+        grouped[plain([job.transfer, job.identity()])].append(job)
+    labels = names([group[0] for group in grouped.values()])
     artifacts = Artifacts(warnings)
     arms: list[Arm] = []
-    for name, group in zip(names, grouped.values(), strict=True):
+    for name, group in zip(labels, grouped.values(), strict=True):
         first = group[0]
         arm = Arm(
             name, first.transfer, first.is_baseline, False, first.identity(), first.context(), choices=first.choices
@@ -230,57 +184,6 @@ def _arms(jobs: Sequence[Job], warnings: list[str]) -> list[Arm]:
         arms.append(arm)
     order = list(dict.fromkeys(arm.transfer for arm in arms))
     return sorted(arms, key=lambda arm: (not arm.is_baseline, arm.control, order.index(arm.transfer)))
-
-
-def _names(jobs: Sequence[Job]) -> list[str]:
-    """Short labels that tell the arms apart: the strategy, then the choices and settings that vary."""
-    choices = [job.choices for job in jobs]
-    groups = [
-        key
-        for key in dict.fromkeys(key for item in choices for key in item)
-        if key != "transfer" and key not in _IDLE_CHOICES and not key.startswith("hydra")
-    ]
-    donors = [job for job in jobs if not job.is_baseline]
-
-    def varies(key: str) -> bool:
-        among = donors if key in ("mask", "pretrain") else jobs
-        return len({job.choices.get(key) for job in among}) > 1
-
-    told = [key for key in groups if varies(key)]
-    parts = [
-        [job.transfer, *(job.choices.get(key, "") for key in told if not (job.is_baseline and key == "mask"))]
-        for job in jobs
-    ]
-    overridden = [key for key in _overridden(jobs) if len({_plain(job.flat.get(key)) for job in jobs}) > 1]
-    for key in overridden:
-        for job, part in zip(jobs, parts, strict=True):
-            if not (job.is_baseline and key.startswith(_ARM_SIDE)) and key in job.flat:
-                part.append(f"{_short(key)}={_text(job.flat[key])}")
-    joined = [" · ".join(filter(None, part)) for part in parts]
-    # two arms of one label differ by a setting that no override names: name it
-    for label, count in Counter(joined).items():
-        if count > 1:
-            same = [index for index, other in enumerate(joined) if other == label]
-            identities = [jobs[index].identity() for index in same]
-            keys = sorted({key for item in identities for key in item})
-            apart = [key for key in keys if len({_plain(item.get(key)) for item in identities}) > 1]
-            for number, index in enumerate(same):
-                said = [f"{_short(key)}={_text(jobs[index].flat.get(key))}" for key in apart[:2]]
-                joined[index] = " · ".join([label, *(said or [f"#{number + 1}"])])
-    while any(count > 1 for count in Counter(joined).values()):
-        joined = [f"{label} #{number + 1}" if joined.count(label) > 1 else label for number, label in enumerate(joined)]
-    return joined
-
-
-def _overridden(jobs: Sequence[Job]) -> list[str]:
-    """The dotted settings that any job overrides, in order, without seeds and what cannot change a result."""
-    keys: dict[str, None] = {}
-    for job in jobs:
-        for text in job.record["overrides"]:
-            key = str(text).split("=", 1)[0].lstrip("+~")
-            if "." in key and key not in _SEEDS and not _is_idle(key) and not key.startswith("hydra."):
-                keys[key] = None
-    return list(keys)
 
 
 def _find(dirs: Sequence[Path]) -> list[Path]:
@@ -320,53 +223,6 @@ def _read_job(path: Path, warnings: list[str]) -> Job | None:
         "seeds": mapping(record.get("seeds")),
     }
     return Job(path, record, with_defaults(flatten(record["settings"])))
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted names of the leaves; a list is a leaf."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-def _is_idle(key: str) -> bool:
-    return any(key == path or key.startswith(path + ".") for path in _idle_paths()) or key.endswith(".name")
-
-
-@functools.cache
-def _idle_paths() -> frozenset[str]:
-    """The settings that the schema declares unable to change an outcome."""
-    from graftlm.schema import Settings
-
-    paths: set[str] = set()
-
-    def walk(kind: Any, prefix: str) -> None:
-        hints = typing.get_type_hints(kind)
-        for item in dataclasses.fields(kind):
-            where = f"{prefix}.{item.name}" if prefix else item.name
-            if not item.metadata.get("outcome", True):
-                paths.add(where)
-            elif dataclasses.is_dataclass(hints[item.name]):
-                walk(hints[item.name], where)
-
-    walk(Settings, "")
-    return frozenset(paths)
-
-
-def _plain(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def _text(value: Any) -> str:
-    shown = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else _plain(value)
-    return shown if len(shown) <= 40 else shown[:37] + "..."
-
-
-def _short(key: str) -> str:
-    return key.split(".", 1)[1] if key.startswith("transfer.") else key
 
 
 def _number(value: Any, default: float) -> float:
