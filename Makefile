@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test soak ray check format clean
+.PHONY: help install demo smoke test soak ray bench bench-quick check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -48,6 +48,12 @@ $(RAY)/installed: $(INSTALLED)
 
 ray: $(RAY)/installed ## the tests of launch=ray, in an environment of their own (.venv-ray)
 	@$(RAY)/bin/python -m pytest tests/launch/test_ray.py
+
+bench: $(INSTALLED) ## speed beside the Hugging Face Trainer, in under half an hour on two idle cores: a table, and bench.json
+	@$(BIN)/python -m benchmarks.speed --json bench.json
+
+bench-quick: $(INSTALLED) ## the same on small shapes, in minutes: whether all of it runs
+	@$(BIN)/python -m benchmarks.speed --quick --json bench-quick.json
 
 check: $(INSTALLED) ## lint, format, types
 	@$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Measurements, run from the repository; not part of the installed package."""

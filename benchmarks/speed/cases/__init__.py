@@ -1,0 +1,1 @@
+"""A file here is a case: it defines `CASE` (`benchmarks.speed.case.Case`)."""
