@@ -83,6 +83,7 @@ def run_side(
         request.write_text(
             json.dumps(
                 {
+                    "parent": os.getpid(),
                     "case": name,
                     "side": side,
                     "folder": str(folder),
