@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from typing import Any
 
@@ -52,8 +53,10 @@ def test_windows_cover_texts() -> None:
     ]
 
 
-def test_mlm_batch_holds_text(mlm: MlmDataModule, corpus: Any) -> None:
-    batch = mlm.train_batch(0)
+def test_mlm_batch_holds_text(corpus: Any) -> None:
+    """Without packing; with it: tests/models/test_packed.py."""
+    plain = dataclasses.replace(PRETRAIN, packing=False)
+    batch = MlmDataModule(corpus, plain, R30, TRAINER).train_batch(0)
     ids = batch["input_ids"].clone()
     assert ids.numel() <= 300
     ids.view(-1)[batch["positions"]] = batch["labels"]

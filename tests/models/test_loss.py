@@ -14,7 +14,7 @@ from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings
 
 @pytest.fixture(scope="module")
 def text_batch(corpus: Any) -> Any:
-    settings = PretrainSettings(batch_tokens=300, max_length=24)
+    settings = PretrainSettings(batch_tokens=300, max_length=24, packing=False)
     return MlmDataModule(corpus, settings, MaskSettings(name="r15"), TrainerSettings()).train_batch(0)
 
 

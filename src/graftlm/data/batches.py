@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
 
-_BATCHES_A_WINDOW = 100
+BATCHES_A_WINDOW = 100
 
 
 class BatchPlan:
@@ -39,7 +39,7 @@ class BatchPlan:
         self._ends: list[int] = []  # micro-batches up to the end of each epoch met so far
         self._epoch: tuple[int, list[Rows]] = (-1, [])
         rows_a_batch = max(1.0, batch_tokens / max(float(self._lengths.mean()), 1.0))
-        self._window = max(1, int(_BATCHES_A_WINDOW * rows_a_batch))
+        self._window = max(1, int(BATCHES_A_WINDOW * rows_a_batch))
 
     def indices(self, number: int) -> Rows:
         """The rows of micro-batch `number`, counted from 0 over all epochs."""

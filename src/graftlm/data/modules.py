@@ -23,6 +23,7 @@ from graftlm.data.batches import BatchPlan, Rows, cut
 from graftlm.data.corpus import Corpus
 from graftlm.data.format import HostFormat
 from graftlm.data.masking import MaskVocabulary, fixed_mask, mask_batch, ratio_at
+from graftlm.data.packing import Layout, PackPlan
 from graftlm.data.rows import Split
 from graftlm.data.tokens import TokenFile
 from graftlm.errors import DataError, SettingsError
@@ -160,7 +161,13 @@ class MlmDataModule(_Numbered):
 
     A batch: `input_ids` [B, L], `attention_mask` [B, L], `positions` [M] (places of the chosen tokens in the flattened
     batch), `labels` [M] (what stood there), `number`, `ratio`, `weight`, `examples`, `tokens` (without padding).
+
+    With `pretrain.packing` a training batch has several texts in a row, and so also `segments` [B, L] (the number of the
+    text in its row, 0 for padding) and `offsets` [B, L] (the place of a token in its text). Its masks are those that the
+    same texts would have in rows of their own. Validation is not packed: its figures are the same either way.
     """
+
+    plan: BatchPlan | PackPlan
 
     def __init__(self, corpus: Corpus, pretrain: PretrainSettings, mask: MaskSettings, trainer: TrainerSettings):
         super().__init__(trainer)
@@ -178,7 +185,12 @@ class MlmDataModule(_Numbered):
                 raise DataError.at(
                     "data", None, f"no text of the {split} split has {SHORTEST_TEXT} tokens", "give more text"
                 )
-        self.plan = BatchPlan(self._windows["train"].length + 2, pretrain.batch_tokens, pretrain.seed)
+        lengths = self._windows["train"].length + 2
+        self.plan = (
+            PackPlan(lengths, pretrain.max_length, pretrain.batch_tokens, pretrain.seed)
+            if pretrain.packing
+            else BatchPlan(lengths, pretrain.batch_tokens, pretrain.seed)
+        )
         held_out = self._windows["validation"]
         rows = subset(len(held_out), pretrain.val_texts)
         rows = rows[np.lexsort((rows, held_out.length[rows]))]
@@ -186,17 +198,44 @@ class MlmDataModule(_Numbered):
         self.val_batches = len(self._val_batches)
 
     def train_batch(self, number: int, rank: int = 0, world: int = 1) -> Batch:
-        rows = self.plan.indices(number)
-        ids = self._padded("train", rows)
+        rows: Sequence[Rows] | Rows  # the texts of each row, or a text a row
+        rows = self.plan.rows(number) if isinstance(self.plan, PackPlan) else self.plan.indices(number)
+        texts = rows if isinstance(rows, np.ndarray) else np.concatenate(rows)
+        ids = self._padded("train", texts)
         ratio = ratio_at(self.mask, number // self.settings.accumulate, self.steps)
         rng = np.random.default_rng((self.pretrain.seed, _MASK_STREAM, number))
         masked, chosen = mask_batch(ids, self.vocabulary, self.mask, rng, ratio)  # the same masks for any number
-        batch = {**self._batch(ids, masked, chosen), "number": number, "ratio": ratio, "weight": 1.0}
-        if world == 1:
-            return batch
-        share, weight = share_of(chosen.sum(axis=1), rank, world)
-        whole = {name: batch[name] for name in ("examples", "tokens")}
-        return {**batch, **self._batch(ids[share], masked[share], chosen[share]), **whole, "weight": weight}
+        if not isinstance(rows, np.ndarray):
+            ids, masked, chosen, layout = self._packed(rows, ids, masked, chosen)
+        batch = self._batch(ids, masked, chosen)
+        batch |= {"examples": len(texts), "number": number, "ratio": ratio, "weight": 1.0}
+        own = np.arange(len(ids))
+        if world > 1:
+            own, weight = share_of(chosen.sum(axis=1), rank, world)
+            whole = {name: batch[name] for name in ("examples", "tokens")}
+            batch |= {**self._batch(ids[own], masked[own], chosen[own]), **whole, "weight": weight}
+        if not isinstance(rows, np.ndarray):
+            batch["segments"] = torch.from_numpy(layout.segments[own])
+            batch["offsets"] = torch.from_numpy(layout.offsets[own])
+        return batch
+
+    def _packed(
+        self,
+        rows: Sequence[Rows],
+        ids: npt.NDArray[np.int64],
+        masked: npt.NDArray[np.int64],
+        chosen: npt.NDArray[np.bool_],
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_], Layout]:
+        """Texts in rows of their own [n, longest], brought into rows together [R, L]."""
+        lengths = self._windows["train"].length
+        layout = Layout.of([lengths[row] + 2 for row in rows])
+        real = ids != self._pad
+        return (
+            layout.put(ids[real], self._pad),
+            layout.put(masked[real], self._pad),
+            layout.put(chosen[real], False).astype(np.bool_),
+            layout,
+        )
 
     def val_batch(self, number: int) -> Batch:
         """Validation batch `number`: always the same rows and masks."""

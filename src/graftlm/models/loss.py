@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftlm.models.packed import text_inputs
+
 IGNORED = -100
 _PLACES_A_TIME = 2048  # of logits held at once in evaluation: 2 GB in float32 for 250,000 tokens
 
@@ -25,7 +27,7 @@ def unwrapped(model: Any) -> Any:
 def mlm_logits(model: Any, batch: Mapping[str, Any]) -> Tensor:
     """Logits [M, V] of an `XLMRobertaForMaskedLM` at `batch["positions"]` (places in the flattened batch)."""
     model = unwrapped(model)
-    states = model.roberta(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    states = model.roberta(**text_inputs(model, batch)).last_hidden_state
     chosen = states.reshape(-1, states.shape[-1])[batch["positions"]]
     logits: Tensor = model.lm_head(chosen)
     return logits

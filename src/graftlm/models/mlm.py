@@ -18,6 +18,7 @@ from graftlm.schema import MaskSettings, PretrainSettings
 class MlmModule(StageModule):
     """Logs `train/loss`, `train/lr`, `train/mask_ratio`; `val/loss`, `val/accuracy`, `val/perplexity` per masked token.
 
+    `train/fill` is the share of a batch's places that hold a token, the rest being padding.
     Validation masks are fixed (15% of single tokens), whatever the training masks.
     """
 
@@ -36,6 +37,8 @@ class MlmModule(StageModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         loss = mlm_loss(self.model, batch)
         self.log("train/mask_ratio", float(batch["ratio"]), on_step=True, on_epoch=False, batch_size=1)
+        fill = float(batch["attention_mask"].sum()) / batch["attention_mask"].numel()
+        self.log("train/fill", fill, on_step=True, on_epoch=False, batch_size=1)
         return self.finish_step(loss, batch)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

@@ -10,6 +10,7 @@ from graftlm.data.modules import MlmDataModule
 from graftlm.jobs import StageContext
 from graftlm.models.build import build_donor
 from graftlm.models.mlm import MlmModule
+from graftlm.models.packed import attend_by_borders
 from graftlm.stages.training import fit, write_cost
 from graftlm.tracking import tracker
 from graftlm.transfer import adapters
@@ -30,6 +31,8 @@ def run(context: StageContext) -> None:
     wrapped = adapters.wrap(donor, adapter) if adapter.rank else None
     with tracker(context) as track:
         if settings.pretrain.max_steps:
+            if settings.pretrain.packing:
+                attend_by_borders(donor, settings.trainer.precision)
             module = MlmModule(donor, settings.pretrain, settings.mask)
             data = MlmDataModule(corpus, settings.pretrain, settings.mask, settings.trainer)
             cost = fit(context, module, data, settings.pretrain, track, f"pretrain {settings.mask.name}")
