@@ -225,8 +225,8 @@ class OptimSettings:
 class PretrainSettings(OptimSettings):
     """Stage `pretrain`: masked-language modelling of the donor. Zero steps take the donor checkpoint as it is.
 
-    `packing`: rows of `max_length` tokens hold several short texts, each computed as if it stood alone; without it a row
-    is a text, and rows are padded to the longest of their batch.
+    `packing`: rows of `max_length` tokens hold several short texts, each computed as if it stood alone; without it a
+    row is a text, and rows are padded to the longest of their batch.
     """
 
     max_length: int = setting(128, at_least=8)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from graftlm.data.modules import From, MlmDataModule, Seq2SeqDataModule, Windows, derangement
+from graftlm.data.modules import From, MlmDataModule, Seq2SeqDataModule, Windows
+from graftlm.data.pairs import derangement
 from graftlm.running import TrainerSettings
 from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings
 

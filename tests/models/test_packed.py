@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,7 +114,7 @@ def test_borders_and_mask_say_the_same(donor: Any, module: Any) -> None:
     flat = [tensor.transpose(1, 2).reshape(rows * width, 2, 8).transpose(0, 1) for tensor in (query, key, value)]
     parts = [
         torch.nn.functional.scaled_dot_product_attention(*(tensor[:, one:two] for tensor in flat))
-        for one, two in zip(found[:-1], found[1:], strict=True)
+        for one, two in pairwise(found)
     ]
     by_borders = torch.cat(parts, dim=1).transpose(0, 1).view(rows, width, 2, 8).transpose(1, 2)
     torch.testing.assert_close(by_borders, whole, atol=1e-5, rtol=0)
@@ -130,8 +132,6 @@ def test_flash_attention_by_borders(donor: Any, module: Any) -> None:
 
 
 def test_packing_off_gives_a_text_a_row(corpus: Any) -> None:
-    import dataclasses
-
     settings = dataclasses.replace(SETTINGS, packing=False)
     plain = MlmDataModule(corpus, settings, MaskSettings(name="r30", ratio=0.3), TrainerSettings())
     batch = plain.train_batch(0)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.int64]
 
 BATCHES_A_WINDOW = 100
+_SUBSET_SEED = 20_240_229  # the validation rows are the same for every arm and seed
 
 
 class BatchPlan:
@@ -85,3 +86,8 @@ def cut(rows: Rows, lengths: npt.NDArray[np.integer], batch_tokens: int) -> list
     if start < len(rows):
         batches.append(rows[start:])
     return batches
+
+
+def subset(total: int, wanted: int | None) -> Rows:
+    """Up to `wanted` of `total` rows (None: all), chosen once for all arms and seeds, in random order."""
+    return np.random.default_rng((_SUBSET_SEED, total)).permutation(total)[:wanted]

@@ -1,8 +1,8 @@
 """Short texts side by side in rows of one length, so that next to no place of a batch is padding.
 
 Best fit decreasing: texts from the longest on, each into the fullest row that still holds it. Attention stays inside a
-text and positions start anew with each (`graftlm.models.packed`), so a packed text is computed as if it stood alone: what
-Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination", and ModernBERT's sequence packer do.
+text and positions start anew with each (`graftlm.models.packed`), so that a packed text is computed as if it stood
+alone: Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination".
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch
 
 from graftlm.console import Progress, Silent
 from graftlm.data.format import HostFormat
+from graftlm.models.beams import shared_source, sharing
 from graftlm.models.loss import unwrapped
 
 
@@ -59,13 +60,27 @@ def generate(
             for start in range(0, len(order), batch_size):
                 some = order[start : start + batch_size]
                 ids, attention = _padded([sources[index] for index in some], format.pad_id, base.device)
-                output = base.generate(input_ids=ids, attention_mask=attention, generation_config=config)
+                output = _written(base, ids, attention, config)
                 for index, row in zip(some, output.tolist(), strict=True):
                     written[index] = format.strip(row)
                 advance(len(some))
     finally:
         base.train(was_training)
     return [written[index] for index in range(len(sources))]
+
+
+def _written(model: Any, ids: torch.Tensor, attention: torch.Tensor, config: Any) -> torch.Tensor:
+    """What transformers generates; beams share the source's keys and values (`graftlm.models.beams`)."""
+    if config.num_beams == 1:
+        output: torch.Tensor = model.generate(input_ids=ids, attention_mask=attention, generation_config=config)
+        return output
+    states = model.get_encoder()(input_ids=ids, attention_mask=attention)
+    cache = shared_source(model, states.last_hidden_state)
+    with sharing(model):
+        output = model.generate(
+            encoder_outputs=states, attention_mask=attention, past_key_values=cache, generation_config=config
+        )
+    return output
 
 
 def generate_by_language(

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from graftlm.checkpoint import read_config
-from graftlm.data.batches import cut
+from graftlm.data.batches import cut, subset
 from graftlm.data.corpus import Corpus
 from graftlm.data.format import HostFormat
-from graftlm.data.modules import PairRows, derangement, subset
+from graftlm.data.pairs import PairRows, derangement
 from graftlm.jobs import StageContext
 from graftlm.models.build import load_model, model_class
 from graftlm.models.generate import generate_by_language

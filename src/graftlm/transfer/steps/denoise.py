@@ -154,7 +154,7 @@ class Denoise(Step):
 
         from graftlm.data.batches import BatchPlan
         from graftlm.data.denoising import noised, sentence_ends
-        from graftlm.data.modules import IGNORED, pad, pad_sources
+        from graftlm.data.pairs import IGNORED, pad, pad_sources
 
         format: HostFormat = graft.format
         longest = self._longest(graft)
