@@ -251,13 +251,18 @@ class FinetuneSettings(OptimSettings):
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Stage `evaluate`: teacher-forced loss and generation on the test split."""
+    """Stage `evaluate`: teacher-forced loss and generation on the test split.
+
+    `vocabulary`: what may be written; `corpus` is the tokens of the training pairs, for which alone the output layer is
+    then computed. That changes what is written, so it must be the same for all arms.
+    """
 
     max_pairs: int | None = setting(400, at_least=2, remedy="null takes the whole test split")
     num_beams: int = setting(4, at_least=1)
     max_new_tokens: int = setting(32, at_least=1)
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = setting(0, at_least=0)
+    vocabulary: Literal["full", "corpus"] = "full"
     batch_size: int = setting(32, at_least=1, outcome=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class PairRows:
         sources = np.minimum(self.sources.lengths[rows] + 2, self._cuts[0])
         return int(sources.sum() + self.target_lengths[rows].sum())
 
-    def batch(self, rows: Sequence[int] | Rows) -> Batch:
+    def batch(self, rows: Sequence[int] | Rows) -> dict[str, Any]:
         """`input_ids`, `attention_mask`, `decoder_input_ids`, `labels`, `examples`, `tokens` of some rows."""
         sources = [self.source(int(row)) for row in rows]
         labels = [self.labels(int(row)) for row in rows]

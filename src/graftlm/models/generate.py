@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +12,11 @@ from graftlm.console import Progress, Silent
 from graftlm.data.format import HostFormat
 from graftlm.models.beams import shared_source, sharing
 from graftlm.models.loss import unwrapped
+from graftlm.models.trim import narrowed
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def generate(
@@ -24,6 +30,7 @@ def generate(
     length_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0,
     batch_size: int = 32,
+    kept: npt.NDArray[np.int64] | None = None,
     progress: Progress | None = None,
 ) -> list[list[int]]:
     """What the model writes for each source, as plain ids (no specials), in the order of `sources`.
@@ -32,6 +39,7 @@ def generate(
         sources: encoder inputs with their special tokens (`HostFormat.source`).
         lang: the language of all targets.
         max_new_tokens: special tokens included.
+        kept: the plain ids that may be written; None is all. The output layer is computed for them alone.
 
     Rows of like length share a batch. The model is in eval mode meanwhile, and left as it was.
     """
@@ -39,48 +47,56 @@ def generate(
 
     base = unwrapped(model)
     room = base.config.max_position_embeddings - 1  # the decoder start takes a position
-    config = GenerationConfig(
-        num_beams=num_beams,
-        do_sample=False,
-        max_new_tokens=min(max_new_tokens, room),
-        length_penalty=length_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        pad_token_id=format.pad_id,
-        bos_token_id=format.bos_id,
-        eos_token_id=format.eos_id,
-        decoder_start_token_id=format.decoder_start(lang),
-        forced_bos_token_id=format.forced_bos(lang),
-    )
     written: dict[int, list[int]] = {}
     order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))  # the largest batch first
     was_training = base.training
     base.eval()
-    try:
-        with (progress or Silent()).task(f"generating {lang}", len(order)) as advance, torch.no_grad():
-            for start in range(0, len(order), batch_size):
-                some = order[start : start + batch_size]
-                ids, attention = _padded([sources[index] for index in some], format.pad_id, base.device)
-                output = _written(base, ids, attention, config)
-                for index, row in zip(some, output.tolist(), strict=True):
-                    written[index] = format.strip(row)
-                advance(len(some))
-    finally:
-        base.train(was_training)
+    with contextlib.ExitStack() as stack:
+        stack.callback(base.train, was_training)
+        rows = None
+        if kept is not None:
+            rows = torch.tensor(sorted({*map(int, kept), *format.specials}))
+            stack.enter_context(narrowed(base, rows))
+        new = {int(row): place for place, row in enumerate(rows)} if rows is not None else None
+
+        def id_(full: int | None) -> int | None:
+            return full if new is None or full is None else new[full]
+
+        config = GenerationConfig(
+            num_beams=num_beams,
+            do_sample=False,
+            max_new_tokens=min(max_new_tokens, room),
+            length_penalty=length_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            pad_token_id=id_(format.pad_id),
+            bos_token_id=id_(format.bos_id),
+            eos_token_id=id_(format.eos_id),
+            decoder_start_token_id=id_(format.decoder_start(lang)),
+            forced_bos_token_id=id_(format.forced_bos(lang)),
+        )
+        advance = stack.enter_context((progress or Silent()).task(f"generating {lang}", len(order)))
+        stack.enter_context(torch.no_grad())
+        for start in range(0, len(order), batch_size):
+            some = order[start : start + batch_size]
+            ids, attention = _padded([sources[index] for index in some], format.pad_id, base.device)
+            output = _written(base, ids, attention, config).cpu()
+            output = output if rows is None else rows[output]
+            for index, row in zip(some, output.tolist(), strict=True):
+                written[index] = format.strip(row)
+            advance(len(some))
     return [written[index] for index in range(len(sources))]
 
 
-def _written(model: Any, ids: torch.Tensor, attention: torch.Tensor, config: Any) -> torch.Tensor:
+def _written(model: Any, ids: torch.Tensor, attention: torch.Tensor, config: Any) -> Any:
     """What transformers generates; beams share the source's keys and values (`graftlm.models.beams`)."""
     if config.num_beams == 1:
-        output: torch.Tensor = model.generate(input_ids=ids, attention_mask=attention, generation_config=config)
-        return output
+        return model.generate(input_ids=ids, attention_mask=attention, generation_config=config)
     states = model.get_encoder()(input_ids=ids, attention_mask=attention)
     cache = shared_source(model, states.last_hidden_state)
     with sharing(model):
-        output = model.generate(
+        return model.generate(
             encoder_outputs=states, attention_mask=attention, past_key_values=cache, generation_config=config
         )
-    return output
 
 
 def generate_by_language(

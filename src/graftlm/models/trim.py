@@ -8,6 +8,9 @@ Source of the idea: Abdaoui et al. 2020, "Load What You Need: Smaller Versions o
 
 from __future__ import annotations
 
+import contextlib
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +139,31 @@ def expand_folder(trimmed: Path, checkpoint: str, rows: npt.NDArray[np.int64], o
         full = load_model(model_class(kind), checkpoint, None, kind, path)
     expand(small, full, rows).save_pretrained(out)
     load_tokenizer(checkpoint, None, path, role).save_pretrained(out)
+
+
+@contextlib.contextmanager
+def narrowed(model: Any, rows: Tensor) -> Iterator[None]:
+    """Within, an mBART or BART writes with the given rows of its vocabulary alone, and reads with all of it.
+
+    Its decoder's ids are places in `rows` meanwhile, its encoder's stay. Nothing is trained so.
+    """
+    decoder, index = model.model.decoder, rows.to(model.device)
+    before = (decoder.embed_tokens, model.lm_head, model.final_logits_bias)
+    try:
+        decoder.embed_tokens = _cut(decoder.embed_tokens, index)
+        model.lm_head = _cut(model.lm_head, index)
+        model.final_logits_bias = model.final_logits_bias[:, index]
+        yield
+    finally:
+        decoder.embed_tokens, model.lm_head, model.final_logits_bias = before
+
+
+def _cut(module: nn.Module, index: Tensor) -> nn.Module:
+    """The same kind of module with some rows of its weight."""
+    small = copy.copy(module)
+    weight: Tensor = module.weight.detach()[index]  # type: ignore[operator, assignment]
+    small._parameters = {**module._parameters, "weight": nn.Parameter(weight, False)}
+    return small
 
 
 def _checked(rows: npt.NDArray[np.int64], size: int) -> Tensor:

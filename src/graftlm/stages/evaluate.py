@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from graftlm.checkpoint import read_config
@@ -89,6 +90,7 @@ def _rows(
         max_new_tokens=evaluate.max_new_tokens,
         length_penalty=evaluate.length_penalty,
         no_repeat_ngram_size=evaluate.no_repeat_ngram_size,
+        kept=_used(corpus) if evaluate.vocabulary == "corpus" else None,
         batch_size=evaluate.batch_size,
         progress=context.progress,
     )
@@ -112,6 +114,11 @@ def _rows(
             }
         )
     return examples
+
+
+def _used(corpus: Corpus) -> npt.NDArray[np.int64]:
+    """The tokens of the training pairs."""
+    return np.union1d(corpus.sources("train").used, corpus.targets("train").used)
 
 
 def _to(value: Any, device: torch.device) -> Any:
