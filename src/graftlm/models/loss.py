@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftlm.models.blocked_loss import linear_cross_entropy
 from graftlm.models.packed import text_inputs
 
 IGNORED = -100
@@ -64,7 +65,9 @@ def _logits(model: Any, states: Tensor) -> Tensor:
 def seq2seq_loss(model: Any, batch: Mapping[str, Any], label_smoothing: float = 0.0) -> Tensor:
     """Mean cross entropy per target token of an mBART or BART, label-smoothed (Szegedy 2016)."""
     states, labelled = decoder_states(model, batch)
-    return F.cross_entropy(_logits(model, states), batch["labels"][labelled], label_smoothing=label_smoothing)
+    model = unwrapped(model)
+    labels, bias = batch["labels"][labelled], model.final_logits_bias[0]
+    return linear_cross_entropy(states, model.lm_head.weight, bias, labels, label_smoothing)
 
 
 @torch.no_grad()

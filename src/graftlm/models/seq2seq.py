@@ -9,6 +9,7 @@ import torch
 from graftlm.data.format import HostFormat
 from graftlm.models.base import StageModule
 from graftlm.models.flops import seq2seq_flops
+from graftlm.models.full_loss import CutRows, is_chosen
 from graftlm.models.generate import generate_by_language
 from graftlm.models.loss import per_example_nll, seq2seq_loss
 from graftlm.models.optim import Part, host_parts
@@ -21,13 +22,16 @@ class Seq2SeqModule(StageModule):
     """Logs `train/loss` (smoothed), `train/lr`; `val/loss`, `val/loss_shuffled`, `val/gap`, `val/chrf`.
 
     Validation losses are the mean NLL per target token, not smoothed. Shuffled: each row with the source of another.
-    A model that reads its source has a gap; a language model that ignores it has none.
+    A model that reads its source has a gap; a language model that ignores it has none. With `model.trim` all of these
+    are over the tokens that were kept; `val/loss_full` is `val/loss` over the whole vocabulary, by some of its places.
 
     Attributes:
+        cut: what a trimmed model lacks; None logs no `val/loss_full`.
         samples: a few generations of the last validation: `source`, `reference`, `prediction`, `target_lang`.
     """
 
     stage = "finetune"
+    cut: CutRows | None = None
 
     def __init__(self, model: Any, tokenizer: Any, finetune: FinetuneSettings, transfer: TransferSettings):
         super().__init__(model, finetune)
@@ -57,6 +61,9 @@ class Seq2SeqModule(StageModule):
         nll, tokens = per_example_nll(self.model, batch)
         shuffled, _ = per_example_nll(self.model, batch, batch["shuffled_input_ids"], batch["shuffled_attention_mask"])
         self.add(loss=float(nll.sum()), shuffled=float(shuffled.sum()), tokens=float(tokens.sum()))
+        if self.cut is not None and is_chosen(batch_idx, int(self.trainer.num_val_batches[0])):
+            added = self.cut.added_seq2seq(self.model, batch)
+            self.add(added=float(added.sum()), added_at=len(added))
         for place, wanted in enumerate(batch["generate"]):
             if wanted:
                 length = int(batch["attention_mask"][place].sum())
@@ -68,6 +75,8 @@ class Seq2SeqModule(StageModule):
         tokens = max(self.total("tokens"), 1.0)
         right, shuffled = self.total("loss") / tokens, self.total("shuffled") / tokens
         self.log_value("val/loss", right)
+        if self.cut is not None:
+            self.log_value("val/loss_full", right + self.total("added") / max(self.total("added_at"), 1.0))
         self.log_value("val/loss_shuffled", shuffled)
         self.log_value("val/gap", shuffled - right)
         self._gather()

@@ -13,6 +13,7 @@ from graftlm.data.format import HostFormat
 from graftlm.data.modules import Seq2SeqDataModule
 from graftlm.jobs import StageContext
 from graftlm.models.build import set_generation
+from graftlm.models.full_loss import CutRows
 from graftlm.models.seq2seq import Seq2SeqModule
 from graftlm.search.pruning import make_watch
 from graftlm.stages.graft import fidelity, initial_host
@@ -42,6 +43,7 @@ def run(context: StageContext) -> None:
     format = HostFormat.from_tokenizer(tokenizer)
     with tracker(context) as track:
         module = Seq2SeqModule(host, tokenizer, settings.finetune, settings.transfer)
+        module.cut = CutRows.of(settings.model.host, "host", settings.model.host.architecture, corpus.host_rows)
         data = Seq2SeqDataModule(corpus, settings.finetune, settings.trainer)
         label = f"finetune {settings.transfer.name} seed {settings.finetune.seed}"
         cost = fit(

@@ -9,6 +9,7 @@ from graftlm.data.corpus import Corpus
 from graftlm.data.modules import MlmDataModule
 from graftlm.jobs import StageContext
 from graftlm.models.build import build_donor
+from graftlm.models.full_loss import CutRows
 from graftlm.models.mlm import MlmModule
 from graftlm.models.packed import attend_by_borders
 from graftlm.stages.training import fit, write_cost
@@ -34,6 +35,7 @@ def run(context: StageContext) -> None:
             if settings.pretrain.packing:
                 attend_by_borders(donor, settings.trainer.precision)
             module = MlmModule(donor, settings.pretrain, settings.mask)
+            module.cut = CutRows.of(settings.model.donor, "donor", "xlm-roberta", corpus.donor_rows)
             data = MlmDataModule(corpus, settings.pretrain, settings.mask, settings.trainer)
             cost = fit(context, module, data, settings.pretrain, track, f"pretrain {settings.mask.name}")
             track.summary({f"cost/{name}": value for name, value in cost.items()})
