@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch import nn
 
+from graftlm.models.base import StageModule
 from graftlm.models.optim import build_optimizer, factor_at, freeze, host_parts, whole
 from graftlm.schema import STAGED as STAGED_RATE
-from graftlm.schema import FinetuneSettings, PretrainSettings, TransferSettings
+from graftlm.schema import FinetuneSettings, OptimSettings, PretrainSettings, TransferSettings
 
 STAGED = TransferSettings(
     name="t",
@@ -157,3 +161,45 @@ def test_frozen_parameters_do_not_move(host: Any) -> None:
 def test_whole_model_is_one_part(donor: Any) -> None:
     (part,) = whole(donor)
     assert len(part.parameters) == len(list(donor.parameters()))
+
+
+@pytest.mark.parametrize("most", [0.5, 1e3])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_clipping_within_the_step_is_clipping(most: float, precision: str) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
+
+    settings = OptimSettings(lr=0.1, schedule="constant", warmup=0.0, grad_clip=most)
+    inputs = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    ours = model()
+    theirs = copy.deepcopy(ours)
+
+    class Module(StageModule):
+        def parts(self) -> Any:
+            return whole(self.model)
+
+        def step_flops(self, batch: Any) -> int:
+            return 0
+
+        def training_step(self, batch: Any, number: int) -> Any:
+            return 10 * self.model(inputs).square().sum()
+
+    trainer = pl.Trainer(
+        max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, gradient_clip_val=most, precision=precision,
+    )  # fmt: skip
+    batches = torch.utils.data.DataLoader([{"number": number} for number in range(4)], batch_size=None)
+    trainer.fit(Module(ours, settings), batches)
+    assert all(parameter.grad is None for parameter in ours.parameters())
+
+    optimizer = build_optimizer(whole(theirs), settings, fused=False)["optimizer"]
+    for _ in range(4):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision != "32-true"):
+            loss = 10 * theirs(inputs).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), most)
+        optimizer.step()
+    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)

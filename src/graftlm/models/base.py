@@ -9,10 +9,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import FSDPStrategy
 
 from graftlm.errors import TrainingError
-from graftlm.models.optim import Part, build_optimizer, freeze
+from graftlm.models.blocked_loss import forget
+from graftlm.models.optim import Part, build_optimizer, clip_in_step, end_step, freeze, is_fused
 from graftlm.schema import OptimSettings
 
 _RANKS = 2**40  # the units that one device drops are not those of another
@@ -48,8 +50,8 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
     def configure_optimizers(self) -> dict[str, Any]:
         if self._parts is None:
             self._parts = self.parts()
-        # Lightning refuses to clip gradients of a fused optimiser under mixed precision
-        fused = not str(self.trainer.precision).endswith("-mixed") and self.device.type in ("cpu", "cuda")
+        # the loss scaler of float16 and clipping both want the scale of a fused step
+        fused = self.trainer.precision != "16-mixed" and self.device.type in ("cpu", "cuda")
         return build_optimizer(self._parts, self.settings, fused)
 
     def on_fit_start(self) -> None:
@@ -116,7 +118,20 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
             # each process holds a part of every gradient, so only FSDP itself knows the norm
             self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
             return
+        plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        if is_fused(plain) and gradient_clip_algorithm in (None, "norm"):
+            if gradient_clip_val:
+                clip_in_step(plain, gradient_clip_val)
+            return
         super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        end_step(optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer)
+
+    def on_fit_end(self) -> None:
+        for parameter in self.model.parameters():
+            forget(parameter)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seen"] = {

@@ -22,13 +22,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from graftlm.models.lookups import Lookups
+
 IGNORED = -100
 ROWS = 8192  # of the vocabulary in a block
 KEPT_BYTES = 2**28  # of logits that are kept for the backward pass
+_SPARE = "_spare_gradient"  # attribute of a weight
 
 
 def linear_cross_entropy(
-    states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, label_smoothing: float = 0.0
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    lookups: Lookups | None = None,
 ) -> Tensor:
     """`F.cross_entropy(F.linear(states, weight, bias), labels, label_smoothing=…)`, in float32 or wider.
 
@@ -37,6 +45,7 @@ def linear_cross_entropy(
         weight: [V, d].
         bias: [V], added in float32.
         labels: [N], `IGNORED` where a place does not count; the mean is over the others.
+        lookups: those in `weight` that led to `states` (`graftlm.models.lookups`).
     """
     kind = states.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
@@ -44,7 +53,7 @@ def linear_cross_entropy(
         tensor is not None and tensor.requires_grad for tensor in (states, weight, bias)
     )
     loss: Tensor = _Blocked.apply(  # type: ignore[no-untyped-call]
-        states, weight, bias, labels, label_smoothing, dtype, learns
+        states, weight, bias, labels, label_smoothing, dtype, learns, lookups
     )
     return loss
 
@@ -62,6 +71,7 @@ class _Blocked(torch.autograd.Function):
         smoothing: float,
         dtype: torch.dtype,
         learns: bool,
+        lookups: Lookups | None,
     ) -> Tensor:
         with torch.autocast(states.device.type, enabled=False):
             wide = torch.promote_types(dtype, torch.float32)
@@ -96,7 +106,7 @@ class _Blocked(torch.autograd.Function):
                     if smoothing:
                         every += block.sum(dim=0, dtype=wide)
             counts = labels != IGNORED
-            share = (counts / counts.sum())[:, None].to(wide)  # of each place in the mean
+            share = (counts.to(wide) / counts.sum())[:, None]  # of each place in the mean
             log_norm = top + norm.log()
             losses = log_norm - (1 - smoothing) * own - (smoothing / size) * total
             if learns:
@@ -107,8 +117,8 @@ class _Blocked(torch.autograd.Function):
                     gradient -= (smoothing / size) * every
                 gradient *= share
                 ctx.save_for_backward(narrow, weight, bias, labels, share, log_norm, gradient, *kept)
-                ctx.smoothing, ctx.state_dtype = smoothing, states.dtype
-            return (losses * share).masked_fill(~counts[:, None], 0.0).sum()
+                ctx.smoothing, ctx.state_dtype, ctx.lookups = smoothing, states.dtype, lookups
+            return (losses.masked_fill(~counts[:, None], 0.0) * share).sum()
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -116,7 +126,7 @@ class _Blocked(torch.autograd.Function):
         narrow, weight, bias, labels, share, log_norm, gradient, *kept = ctx.saved_tensors
         for_states, for_weight, for_bias = ctx.needs_input_grad[:3]
         states_grad = (gradient * upstream).to(ctx.state_dtype) if for_states else None
-        weight_grad = torch.empty_like(weight) if for_weight else None
+        weight_grad = _memory(weight) if for_weight else None
         bias_grad = torch.empty_like(bias) if for_bias else None
         if for_weight or for_bias:
             with torch.autocast(narrow.device.type, enabled=False):
@@ -128,14 +138,16 @@ class _Blocked(torch.autograd.Function):
                     errors = (logits - log_norm if logits is product else logits.sub_(log_norm)).exp_()
                     if even:
                         errors -= even
-                    wanted = torch.where(inside, 1 - ctx.smoothing, 0.0)
-                    errors.scatter_add_(1, local, -wanted.to(errors.dtype))
+                    wanted = inside.to(errors.dtype) * (1 - ctx.smoothing)
+                    errors.scatter_add_(1, local, -wanted)
                     errors *= scale
                     if weight_grad is not None:
                         weight_grad[here] = errors.to(narrow.dtype).T @ narrow
                     if bias_grad is not None:
                         bias_grad[here] = errors.sum(dim=0)
-        return states_grad, weight_grad, bias_grad, None, None, None, None
+        if ctx.lookups is not None and weight_grad is not None:
+            ctx.lookups.offer(weight_grad)
+        return states_grad, weight_grad, bias_grad, None, None, None, None, None
 
 
 def _blocks(weight: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, slice, Tensor, Tensor]]:
@@ -151,3 +163,29 @@ def _biased(product: Tensor, bias: Tensor | None, here: slice, wide: torch.dtype
     """Logits in the wide type; `product` itself where there is nothing to convert or to add."""
     logits = product.to(wide)
     return logits if bias is None else logits + bias[here]
+
+
+def recycle(weight: Tensor) -> None:
+    """Takes the gradient from a parameter after an optimiser step; the next backward pass writes into its memory.
+
+    Fresh memory comes page by page from the system, which costs as much as writing it twice. Whoever still holds the
+    gradient would see it change. Other parameters than those of a blocked loss just lose theirs.
+    """
+    if hasattr(weight, _SPARE):
+        setattr(weight, _SPARE, weight.grad)
+    weight.grad = None
+
+
+def forget(weight: Tensor) -> None:
+    """Frees what `recycle` kept."""
+    if hasattr(weight, _SPARE):
+        delattr(weight, _SPARE)
+
+
+def _memory(weight: Tensor) -> Tensor:
+    """For a gradient: what the last one stood in, or new."""
+    spare: Tensor | None = getattr(weight, _SPARE, None)
+    setattr(weight, _SPARE, None)  # from now on one is to be kept
+    if spare is None or spare.shape != weight.shape or spare.dtype != weight.dtype or spare.device != weight.device:
+        return torch.empty_like(weight)
+    return spare

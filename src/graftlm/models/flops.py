@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from graftlm.models.loss import IGNORED, unwrapped
+from graftlm.models.blocked_loss import IGNORED
+from graftlm.models.loss import unwrapped
 
 _FORWARD, _INPUT, _WEIGHTS = 2, 2, 2
 _FULL = _FORWARD + _INPUT + _WEIGHTS

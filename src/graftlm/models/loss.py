@@ -1,7 +1,8 @@
 """Losses that compute logits only where a token is to be predicted.
 
 With a large vocabulary the output layer is most of a step (73% of it for XLM-R base on a CPU), so places without a
-label never reach it: the 85% that are not masked, and the padding of targets.
+label never reach it: the 85% that are not masked, and the padding of targets. Those that do go by the vocabulary in
+blocks (`graftlm.models.blocked_loss`), and lookups in the same matrix add their gradient to that of the output layer.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graftlm.models.blocked_loss import linear_cross_entropy
+from graftlm.models.blocked_loss import IGNORED, linear_cross_entropy
+from graftlm.models.lookups import folded_lookups
 from graftlm.models.packed import text_inputs
 
-IGNORED = -100
 _PLACES_A_TIME = 2048  # of logits held at once in evaluation: 2 GB in float32 for 250,000 tokens
 
 
@@ -25,18 +26,30 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def mlm_logits(model: Any, batch: Mapping[str, Any]) -> Tensor:
-    """Logits [M, V] of an `XLMRobertaForMaskedLM` at `batch["positions"]` (places in the flattened batch)."""
-    model = unwrapped(model)
+def mlm_states(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """States [M, d] of an `XLMRobertaForMaskedLM` at `batch["positions"]` (places in the flattened batch)."""
     states = model.roberta(**text_inputs(model, batch)).last_hidden_state
-    chosen = states.reshape(-1, states.shape[-1])[batch["positions"]]
-    logits: Tensor = model.lm_head(chosen)
+    chosen: Tensor = states.reshape(-1, states.shape[-1])[batch["positions"]]
+    return chosen
+
+
+def mlm_logits(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """Logits [M, V] at `batch["positions"]`."""
+    model = unwrapped(model)
+    logits: Tensor = model.lm_head(mlm_states(model, batch))
     return logits
 
 
 def mlm_loss(model: Any, batch: Mapping[str, Any]) -> Tensor:
     """Mean cross entropy of the chosen tokens."""
-    return F.cross_entropy(mlm_logits(model, batch).float(), batch["labels"])
+    model = unwrapped(model)
+    head = model.lm_head
+    if type(head.decoder) is not nn.Linear:  # replaced by something of which only the outside is known
+        return F.cross_entropy(mlm_logits(model, batch).float(), batch["labels"])
+    with folded_lookups(head.decoder.weight) as lookups:
+        states = mlm_states(model, batch)
+    states = head.layer_norm(F.gelu(head.dense(states)))
+    return linear_cross_entropy(states, head.decoder.weight, head.decoder.bias, batch["labels"], lookups=lookups)
 
 
 def decoder_states(
@@ -64,10 +77,15 @@ def _logits(model: Any, states: Tensor) -> Tensor:
 
 def seq2seq_loss(model: Any, batch: Mapping[str, Any], label_smoothing: float = 0.0) -> Tensor:
     """Mean cross entropy per target token of an mBART or BART, label-smoothed (Szegedy 2016)."""
-    states, labelled = decoder_states(model, batch)
     model = unwrapped(model)
+    head = model.lm_head
+    if type(head) is not nn.Linear or head.bias is not None:
+        states, labelled = decoder_states(model, batch)
+        return F.cross_entropy(_logits(model, states), batch["labels"][labelled], label_smoothing=label_smoothing)
+    with folded_lookups(head.weight) as lookups:
+        states, labelled = decoder_states(model, batch)
     labels, bias = batch["labels"][labelled], model.final_logits_bias[0]
-    return linear_cross_entropy(states, model.lm_head.weight, bias, labels, label_smoothing)
+    return linear_cross_entropy(states, head.weight, bias, labels, label_smoothing, lookups)
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from graftlm.models.blocked_loss import recycle
 from graftlm.schema import OptimSettings, TransferSettings
 
 # the first that matches decides
@@ -130,6 +131,35 @@ def build_optimizer(parts: Sequence[Part], settings: OptimSettings, fused: bool 
     shapes: list[Callable[[int], float]] = [partial(factor_at, start=start, settings=settings) for start in starts]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shapes)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
+
+
+def clip_in_step(optimizer: torch.optim.Optimizer, most: float) -> Tensor:
+    """Clips the gradients to a norm over all of at most `most`, as `clip_grad_norm_` does, within the next step.
+
+    The norm is read now; the division happens where a fused AdamW reads each gradient anyway, which has a scale for the
+    loss scaling of float16. So that one is not to be used beside it. Returns the norm before clipping.
+    """
+    gradients = [
+        parameter.grad
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+    norm: Tensor = nn.utils.get_total_norm(gradients)
+    optimizer.grad_scale = ((norm.float() + 1e-6) / most).clamp(min=1.0)  # type: ignore[attr-defined]
+    return norm
+
+
+def is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer.defaults.get("fused"))
+
+
+def end_step(optimizer: torch.optim.Optimizer) -> None:
+    """Frees the gradients as soon as they are used, not when the next ones come: the activations stand there first."""
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            recycle(parameter)
 
 
 def _by_decay(part: Part, weight_decay: float) -> Iterator[tuple[float, list[nn.Parameter]]]:
