@@ -26,6 +26,7 @@ from graftlm.jobs import Pruned, StageContext
 from graftlm.running import TrainerSettings
 from graftlm.schema import OptimSettings
 from graftlm.search.pruning import Watch
+from graftlm.stages.memory import kept_heap
 from graftlm.stages.saving import CHECKPOINT, Clock, Course, StoppedError, WholeFiles, saved
 from graftlm.store import write_json
 from graftlm.tracking import Tracker, validation_losses
@@ -196,7 +197,7 @@ def fit(
     )
     path = str(checkpoint) if resumed else None
     try:
-        with quiet():
+        with quiet(), kept_heap():
             trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except StoppedError:
         interrupt.check()
