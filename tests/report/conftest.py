@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class FakeSweep:
         self.root, self.steps, self.examples, self.seed_sd, self.noise = root, steps, examples, seed_sd, noise
         self.count = 0
         self.text: Callable[[int, str], str] = lambda index, language: f"{TEXTS[language]} [{index}]"
+        self.predict: Callable[[int, str, str], str] = lambda index, text, arm: f"{text[: 30 + index % 20]} ({arm})"
 
     def settings(self, arm: FakeArm, finetune_seed: int, pretrain_seed: int) -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -211,7 +213,7 @@ class FakeSweep:
                     "index": index,
                     "source": f"def list_packages_{index}(path): ... # {reference}",
                     "reference": reference,
-                    "prediction": f"{reference[: 30 + index % 20]} ({arm.name})",
+                    "prediction": self.predict(index, reference, arm.name),
                     "source_lang": language,
                     "target_lang": language,
                     "loss": loss,
@@ -348,3 +350,60 @@ def fake_sweep(tmp_path: Path) -> Callable[..., FakeSweep]:
 @pytest.fixture
 def fake_arm() -> type[FakeArm]:
     return FakeArm
+
+
+@pytest.fixture(scope="session")
+def sweep_class() -> type[FakeSweep]:
+    return FakeSweep
+
+
+@pytest.fixture(scope="session")
+def arm_class() -> type[FakeArm]:
+    return FakeArm
+
+
+BROWSER = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    where = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if where is None:
+        pytest.skip("no Chromium on this machine: the page was not opened")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page was not opened")
+    with api.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=where, args=[*BROWSER, "--disable-sync", "--no-first-run"])
+        yield opened
+        opened.close()
+
+
+def _open(browser: Any, path: Path, width: int = 1280, scheme: str = "light", **options: Any) -> Any:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
+    page.troubles = []
+    page.on("console", lambda message: page.troubles.append(message.text))
+    page.on("pageerror", lambda error: page.troubles.append(str(error)))
+    page.on("request", lambda request: request.url.startswith("http") and page.troubles.append(request.url))
+    page.goto(path.as_uri())
+    if options.get("java_script_enabled", True):
+        page.wait_for_selector("html[data-ready]", state="attached", timeout=30_000)
+    return page
+
+
+@pytest.fixture(scope="session")
+def open_in() -> Callable[..., Any]:
+    """Opens a report in a browser; `troubles` of the page: what the console says and what it asks of the network."""
+    return _open
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens reports that are closed when the test ends."""
+    pages: list[Any] = []
+
+    def opener(path: Path, *where: Any, **options: Any) -> Any:
+        pages.append(_open(browser, path, *where, **options))
+        return pages[-1]
+
+    yield opener
+    for page in pages:
+        page.close()

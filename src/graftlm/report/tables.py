@@ -30,9 +30,8 @@ def grafts(arms: Sequence[Arm]) -> list[dict[str, Any]]:
                 "before_layers": fidelity.get("before_layers", {}),
                 "after": fidelity.get("after", {}),
                 "texts": fidelity.get("texts"),
-                "tensors": tensors[:600],
-                "more": max(0, len(tensors) - 600),
-                "unused": unused[:200],
+                "tensors": tensors,
+                "unused": unused,
                 "map": tensor_map(tensors),
                 "norms": fidelity.get("norms", []),
             }
@@ -76,31 +75,3 @@ def varying(collection: Collection) -> list[dict[str, Any]]:
 def _setting(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def grid(arms: Sequence[Arm], reports: Sequence[ArmReport]) -> dict[str, Any] | None:
-    """A sweep over strategies × masks as a table of differences; None where it is not two-way.
-
-    `heat` of a cell runs from -1 (best of the table) to 1 (as much worse).
-    """
-    cells: dict[tuple[str, str], ArmReport] = {}
-    for arm, report in zip(arms, reports, strict=True):
-        place = (arm.transfer, arm.choices.get("mask", ""))
-        if arm.is_baseline or "auc" not in report.difference:
-            continue
-        if place in cells:
-            return None  # something else varies as well: a cell would hold two arms
-        cells[place] = report
-    rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
-    if len(rows) < 2 or len(columns) < 2:
-        return None
-    most = max(abs(report.difference["auc"].mean) for report in cells.values()) or 1.0
-
-    def cell(row: str, column: str) -> dict[str, Any] | None:
-        found = cells.get((row, column))
-        return {"report": found, "heat": found.difference["auc"].mean / most} if found else None
-
-    return {
-        "columns": columns,
-        "rows": [{"name": row, "cells": [cell(row, column) for column in columns]} for row in rows],
-    }

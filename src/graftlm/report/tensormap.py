@@ -53,6 +53,7 @@ class Cell:
 
     statuses: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)  # in the list of tensors
 
     @property
     def mark(self) -> str:
@@ -62,7 +63,8 @@ class Cell:
     def title(self) -> str:
         return "\n".join(self.told)
 
-    def add(self, tensor: dict[str, Any]) -> None:
+    def add(self, tensor: dict[str, Any], place: int = 0) -> None:
+        self.places.append(place)
         if tensor["status"] not in self.statuses:
             self.statuses.append(tensor["status"])
         source = f" from {tensor['source']}" if tensor["source"] else ""
@@ -80,11 +82,11 @@ def tensor_map(tensors: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         return None
     cells: dict[tuple[str, str, int], Cell] = {}
     others = 0
-    for tensor in tensors:
+    for index, tensor in enumerate(tensors):
         places = list(_places(tensor["name"]))
         others += not places
         for place in places:
-            cells.setdefault(place, Cell()).add(tensor)
+            cells.setdefault(place, Cell()).add(tensor, index)
     columns = [(side, column) for side in _SIDES for column in sorted({c for _, s, c in cells if s == side})]
     rows = [
         {"part": label, "cells": [cells.get((part, *column)) for column in columns]}

@@ -13,6 +13,8 @@ def share(mean: dict[str, float | None], name: str) -> str:
     """A share of the baseline's steps or compute as text: `0.41`, `> 1.0` where censored, `–` where unknown."""
     value, above = mean.get(name), mean.get(f"{name}_above")
     if value is not None:
+        if value < 0.01:
+            return "0" if value <= 0 else "< 0.01"
         return f"{value:.2f}" if value < 10 else f"{value:.0f}"
     if above is not None and above < float("inf"):
         return f"> {above:.1f}"
@@ -49,7 +51,7 @@ def duration(value: Any) -> str:
     if found is None:
         return "–"
     if found < 90:
-        return f"{found:.0f} s" if found >= 10 or found == 0 else f"{found:.1f} s"
+        return f"{found:.0f} s" if found >= 10 or found < 0.05 else f"{found:.1f} s"
     return f"{found / 60:.0f} min" if found < 5400 else f"{found / 3600:.1f} h"
 
 

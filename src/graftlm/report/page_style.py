@@ -1,0 +1,104 @@
+"""How an arm looks and is called on the page: the same in every plot, table and legend."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from graftlm.report.compare import ArmReport
+
+COLOURS = 7
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+DASHES = ("solid", "longdash", "longdashdot")
+CONTROL_DASHES = ("dash", "dot", "dashdot", "longdash")
+CONTROL_SYMBOLS = ("square-open", "diamond-open", "circle-open", "triangle-up-open")
+FEW = 24  # arms that are all shown at first
+CHOSEN = 12  # of more than FEW, the arms that are shown at first, apart from baselines and some controls
+
+
+def styles(arms: Sequence[ArmReport]) -> dict[str, dict[str, Any]]:
+    """Colour, dash and marker of each arm.
+
+    Baselines have the colour of the text (`b`), controls are grey (`k`), hollow and never solid; the others take Okabe
+    and Ito's colours in turn, and with each round of these another dash and marker.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    bases = controls = place = 0
+    for arm in arms:
+        if arm.is_baseline:
+            found[arm.name] = {"colour": "b", "dash": "solid" if bases == 0 else "dot", "symbol": "circle"}
+            bases += 1
+        elif arm.control:
+            found[arm.name] = {
+                "colour": "k",
+                "dash": CONTROL_DASHES[controls % len(CONTROL_DASHES)],
+                "symbol": CONTROL_SYMBOLS[controls % len(CONTROL_SYMBOLS)],
+            }
+            controls += 1
+        else:
+            turn = place // COLOURS
+            found[arm.name] = {
+                "colour": str(1 + place % COLOURS),
+                "dash": DASHES[turn % len(DASHES)],
+                "symbol": SYMBOLS[turn % len(SYMBOLS)],
+            }
+            place += 1
+    return found
+
+
+def labels(arms: Sequence[ArmReport]) -> dict[str, dict[str, str]]:
+    """Of each arm's name its `head` (the strategy), its `rest`, and a `brief` form for plots.
+
+    A name is `strategy · choice · setting=value`. Settings lose their path (`architecture=bart`); the brief form also
+    leaves out what four in five of the arms share, so long as the names stay different.
+    """
+    parts = {arm.name: [_last(part) for part in arm.name.split(" · ")] for arm in arms}
+    if len({tuple(part) for part in parts.values()}) < len(parts):  # two paths that end alike: keep them whole
+        parts = {arm.name: arm.name.split(" · ") for arm in arms}
+    often = Counter(text for part in parts.values() for text in set(part[1:]))
+    telling = sum(len(part) > 1 for part in parts.values())
+    common = {text for text, count in often.items() if 5 * count >= 4 * telling}
+    brief = {name: " · ".join([part[0], *(t for t in part[1:] if t not in common)]) for name, part in parts.items()}
+    if len(set(brief.values())) < len(brief):
+        brief = {name: " · ".join(part) for name, part in parts.items()}
+    return {
+        name: {"head": part[0], "rest": brief[name].removeprefix(part[0]).removeprefix(" · "), "brief": brief[name]}
+        for name, part in parts.items()
+    }
+
+
+def shorten(text: str, names: dict[str, dict[str, str]]) -> str:
+    """A sentence with the arms called by their brief names, longest first."""
+    for name in sorted(names, key=len, reverse=True):
+        if " · " in name and names[name]["brief"] != name:
+            text = text.replace(name, names[name]["brief"])
+    return text
+
+
+def _last(part: str) -> str:
+    key, sign, value = part.partition("=")
+    return f"{key.rsplit('.', 1)[-1]}{sign}{value}"
+
+
+def first_shown(arms: Sequence[ArmReport]) -> list[str]:
+    """The arms that the plots show at first: all of a few; of many the baselines, the best and some controls."""
+    if len(arms) <= FEW:
+        return [arm.name for arm in arms]
+    ranked = sorted(
+        (arm for arm in arms if not arm.is_baseline and not arm.control),
+        key=lambda arm: arm.difference["auc"].mean if "auc" in arm.difference else float("inf"),
+    )
+    kept = {arm.name for arm in ranked[:CHOSEN]}
+    kept |= {arm.name for arm in [arm for arm in arms if arm.is_baseline][:3]}
+    kept |= {arm.name for arm in [arm for arm in arms if arm.control][:4]}
+    return [arm.name for arm in arms if arm.name in kept]
+
+
+def lead(arms: Sequence[ArmReport]) -> ArmReport | None:
+    """The arm that the verdict is about: its name opens one of the two sentences."""
+    candidates = [arm for arm in arms if "auc" in arm.difference and not arm.control] or [
+        arm for arm in arms if "auc" in arm.difference
+    ]
+    rank = {"better": 0, "cannot tell": 1, "worse": 2}
+    return min(candidates, key=lambda arm: (rank[arm.word], arm.difference["auc"].mean), default=None)
