@@ -371,6 +371,7 @@ def test_a_failed_job_fails_the_sweep_but_not_the_others(
     assert len(json.loads(page.read_text())["failed"]) == 1
     runs = [read_wandb(path) for path in tmp_path.glob("multirun/wandb/offline-run-*/run-*.wandb")]
     assert sorted((run["job_type"], run["exit_code"]) for run in runs) == [
+        ("corpus", 0),
         ("evaluate", 0),
         ("finetune", 0),
         ("graft", 1),
@@ -401,7 +402,7 @@ def test_wandb_offline_leaves_a_run_for_each_stage(tmp_path: Path) -> None:
     result = graftlm(tmp_path, "run", "experiment=smoke", "logger=wandb", "transfer=embeddings", "logger.tags=[mine]")
     assert result.returncode == 0, result.stderr
     runs = [read_wandb(path) for path in sorted(tmp_path.glob("multirun/wandb/offline-run-*/run-*.wandb"))]
-    assert sorted(run["job_type"] for run in runs) == ["evaluate", "finetune", "graft", "pretrain"]
+    assert sorted(run["job_type"] for run in runs) == ["corpus", "evaluate", "finetune", "graft", "pretrain"]
     for run in runs:
         assert run["exit_code"] == 0
         assert run["group"]
@@ -424,7 +425,7 @@ def test_wandb_without_an_account_goes_on_offline(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("written offline") == 1
-    assert len(list(tmp_path.glob("multirun/wandb/offline-run-*"))) == 2
+    assert len(list(tmp_path.glob("multirun/wandb/offline-run-*"))) == 3
 
 
 def read_wandb(path: Path) -> dict[str, Any]:

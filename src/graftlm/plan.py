@@ -264,6 +264,8 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
         elsewhere = settings.launch.name in ("slurm", "ray_cluster")  # what is there, a job finds when it begins
         if to_run and not elsewhere and once("device" + settings.trainer.accelerator):
             problems += _check_device(settings.trainer.accelerator)
+        if once("logger" + settings.logger.kind):
+            problems += settings.logger.missing("logger")
         if once("store" + settings.store.dir):
             problems += _check_folder("store.dir", settings.store.dir)
     if problems:

@@ -5,6 +5,7 @@ Of these only the trainer's precision and accumulation can change an outcome.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -54,15 +55,34 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class LoggerSettings:
-    """Where metrics go besides the local JSON Lines, which are always written."""
+    """Where metrics go besides the local JSON Lines, which are always written.
 
-    kind: Literal["wandb", "none"] = "wandb"
+    `log_models`: whether W&B gets the models as well: their files, or references to where they stand on this machine.
+    """
+
+    kind: Literal["wandb", "tensorboard", "trackio", "none"] = "wandb"
     mode: Literal["offline", "online", "disabled"] = "offline"
     project: str = "graftlm"
     entity: str | None = None
     group: str | None = None
     dir: str = "multirun"
     tags: list[str] = setting([])
+    log_models: Literal["none", "references", "files"] = "none"
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if self.log_models != "none" and self.kind != "wandb":
+            remedy = f"set {path}.log_models=none, or take logger=wandb"
+            yield Problem(f"{path}.log_models", self.log_models, f"says nothing to logger={self.kind}", remedy)
+        if not self.project or any(char in "/\\#?%:" for char in self.project) or len(self.project) > 128:
+            reason = "is no name of a project: 1 to 128 characters without / \\ # ? % :"
+            yield Problem(f"{path}.project", self.project, reason)
+
+    def missing(self, path: str) -> Iterator[Problem]:
+        """The package of the tracker, where it is not installed."""
+        if self.kind != "none" and importlib.util.find_spec(self.kind) is None:
+            extra = f"graftlm[{self.kind}]" if self.kind != "wandb" else "wandb"
+            remedy = f"pip install '{extra}', or take logger=none"
+            yield Problem(path, self.kind, "its package is not installed", remedy)
 
 
 @dataclass(frozen=True)

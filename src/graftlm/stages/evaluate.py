@@ -53,8 +53,9 @@ def run(context: StageContext) -> None:
         )
         shown = ["source", "reference", "prediction", "target_lang", "loss", "chrf"]
         track.table("predictions", shown, [[row[name] for name in shown] for row in rows[:100]])
-    tokens = sum(row["tokens"] for row in rows)
-    write_cost(context.work, {"seconds": round(time.monotonic() - begun, 3), "examples": len(rows), "tokens": tokens})
+        tokens = sum(row["tokens"] for row in rows)
+        seconds = round(time.monotonic() - begun, 3)
+        write_cost(context.work, {"seconds": seconds, "examples": len(rows), "tokens": tokens})
 
 
 def _rows(

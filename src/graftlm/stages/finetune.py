@@ -64,16 +64,16 @@ def run(context: StageContext) -> None:
         if module.samples:
             names = list(module.samples[0])
             track.table("samples", names, [[sample[name] for name in names] for sample in module.samples])
-    adapters.merge(host)
-    targets = sorted(set(corpus.target_langs("train")))
-    set_generation(host, format, targets[0] if len(targets) == 1 else None)
-    sources = set(corpus.source_langs("train"))
-    if len(sources) == 1:
-        tokenizer.src_lang = next(iter(sources))  # a reader of the folder need not name it
-    with torch.no_grad():
-        host.eval().save_pretrained(context.work / "model")
-    tokenizer.save_pretrained(context.work / "model")
-    write_cost(context.work, cost)
+        adapters.merge(host)
+        targets = sorted(set(corpus.target_langs("train")))
+        set_generation(host, format, targets[0] if len(targets) == 1 else None)
+        sources = set(corpus.source_langs("train"))
+        if len(sources) == 1:
+            tokenizer.src_lang = next(iter(sources))  # a reader of the folder need not name it
+        with torch.no_grad():
+            host.eval().save_pretrained(context.work / "model")
+        tokenizer.save_pretrained(context.work / "model")
+        write_cost(context.work, cost)
 
 
 def _summarise(track: Tracker, cost: dict[str, Any], graft: Path | None) -> None:

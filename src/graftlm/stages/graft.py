@@ -23,6 +23,7 @@ from graftlm.models.build import build_donor, build_host, load_model
 from graftlm.schema import ModelSettings, Settings
 from graftlm.stages.training import make_trainer, write_cost
 from graftlm.tracking import tracker
+from graftlm.tracking.tables import transfer_tables
 from graftlm.transfer import adapters, handover
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.strategy import any_step
@@ -73,6 +74,8 @@ def run(context: StageContext) -> None:
         }
         track.summary({f"cost/{name}": value for name, value in cost.items()})
         track.summary(fidelity(report.as_dict()))
+        for table in transfer_tables(report.as_dict()):
+            track.table(*table)
     report.write(context.work / "transfer.json")
     handover.save(host, context.work)
     corpus.host_tokenizer.save_pretrained(context.work / "model")

@@ -40,12 +40,12 @@ def run(context: StageContext) -> None:
             cost = fit(context, module, data, settings.pretrain, track, f"pretrain {settings.mask.name}")
             track.summary({f"cost/{name}": value for name, value in cost.items()})
             donor = module.model if wrapped is None else donor
-    if not context.leader:
-        return
-    if wrapped is not None:
-        adapters.save(wrapped, context.work / adapters.FOLDER)
-        adapters.merge(donor)
-    with torch.no_grad():
-        donor.eval().save_pretrained(context.work / "model")
-    tokenizer.save_pretrained(context.work / "model")
-    write_cost(context.work, cost)
+        if not context.leader:
+            return
+        if wrapped is not None:
+            adapters.save(wrapped, context.work / adapters.FOLDER)
+            adapters.merge(donor)
+        with torch.no_grad():
+            donor.eval().save_pretrained(context.work / "model")
+        tokenizer.save_pretrained(context.work / "model")
+        write_cost(context.work, cost)

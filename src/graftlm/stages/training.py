@@ -60,6 +60,7 @@ class MetricsLogger(Logger):
             counters = {
                 "examples": int(self._module.examples_seen),
                 "tokens": int(self._module.tokens_seen),
+                "flops": int(self._module.flops_spent),
                 "seconds": round(self._clock.seconds, 3),
             }
             self._tracker.log(values, self._module.trainer.global_step, counters)

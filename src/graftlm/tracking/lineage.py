@@ -1,0 +1,93 @@
+"""A stage's artifact as trackers know it: its name, the small files that tell what it is, its cost with all before it.
+
+The name is the store's key, which stands for the content: whoever builds on an artifact can name it without a server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graftlm.store import MARKER
+
+# what is told of each stage besides the model: small, and the same whenever it is read
+_RECORDS = {
+    "corpus": ("summary.json",),
+    "pretrain": ("cost.json", "metrics.jsonl"),
+    "finetune": ("cost.json", "transfer.json", "metrics.jsonl"),
+    "evaluate": ("cost.json", "scores.json"),
+}
+TYPES = {"corpus": "corpus", "pretrain": "donor", "finetune": "host", "evaluate": "evaluation"}
+_MODELS = ("model", "adapter")
+
+
+@dataclass(frozen=True)
+class Produced:
+    """An artifact of the store. `folder` is where its files are now, `final` where they will be."""
+
+    stage: str
+    key: str
+    folder: Path
+    final: Path
+    records: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its name in a tracker: stage and key."""
+        return f"{self.stage}-{self.key}"
+
+    @property
+    def type(self) -> str:
+        return TYPES.get(self.stage, self.stage)
+
+    def models(self) -> Iterator[tuple[str, Path]]:
+        """The files of the model folders, by their names in the artifact."""
+        for name in _MODELS:
+            for path in sorted((self.folder / name).rglob("*")):
+                if path.is_file():
+                    yield path.relative_to(self.folder).as_posix(), path
+
+
+def of_folder(folder: Path) -> Produced:
+    """The artifact in `<store>/<stage>/<key>`, or in the folder `<key>….partial` in which it is being built."""
+    stage, key = folder.parent.name, folder.name.partition(".")[0]
+    records = {name: folder / name for name in _RECORDS.get(stage, ()) if (folder / name).is_file()}
+    return Produced(stage, key, folder, folder.parent.absolute() / key, records)
+
+
+def flops_before(inputs: Mapping[str, Path], work: Path) -> float:
+    """What was spent before a stage's own training begins: by the donor that its graft reads, and by the graft.
+
+    For `evaluate` it is all that the model cost.
+    """
+    if "finetune" in inputs:
+        finetune = inputs["finetune"]
+        own = _number(_read(finetune / "cost.json").get("flops"))
+        key = (_read(finetune / MARKER).get("inputs") or {}).get("pretrain")
+        pretrain = finetune.parent.parent / "pretrain" / str(key) if key else None
+        return own + _charged(pretrain, finetune)
+    if "pretrain" in inputs:
+        return _charged(inputs["pretrain"], work)
+    return _charged(None, work)
+
+
+def _charged(pretrain: Path | None, finetune: Path) -> float:
+    transfer = _read(finetune / "transfer.json")
+    used = ((transfer.get("counts") or {}).get("donor") or {}).get("used")
+    donor = _read(pretrain / "cost.json").get("flops") if pretrain is not None and used != 0 else 0
+    return _number(donor) + _number(transfer.get("flops"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
