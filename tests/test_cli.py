@@ -376,6 +376,7 @@ def test_a_failed_job_fails_the_sweep_but_not_the_others(
         ("finetune", 0),
         ("graft", 1),
         ("pretrain", 0),
+        ("report", 0),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,6 +18,14 @@ from graftlm.data.settings import DataSettings
 from graftlm.jobs import Labels, StageContext
 from graftlm.running import LoggerSettings
 from graftlm.schema import MaskSettings, Settings, TransferSettings
+
+# sweeps of a known truth, which the tests of reports make
+_spec = importlib.util.spec_from_file_location("report_fixtures", Path(__file__).parents[1] / "report" / "conftest.py")
+assert _spec is not None
+assert _spec.loader is not None
+_reports = sys.modules["report_fixtures"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_reports)
+fake_sweep, fake_arm = _reports.fake_sweep, _reports.fake_arm
 
 KEYS = {stage: f"{place:020x}" for place, stage in enumerate(("corpus", "pretrain", "finetune", "evaluate"), 10)}
 HOSTILE = (

@@ -22,7 +22,9 @@ def run(arguments: Sequence[str]) -> int:
     from graftlm import sweep
     from graftlm.commands.report import make_report
     from graftlm.compose import compose_jobs, compose_search, sweep_overrides
+    from graftlm.console import progress_for_terminal
     from graftlm.jobs import ENDED_WELL
+    from graftlm.tracking.verdict import track_report
 
     words = parse_words(arguments)
     command = "graftlm run " + " ".join(shlex.quote(item) for item in arguments)
@@ -49,13 +51,17 @@ def run(arguments: Sequence[str]) -> int:
     outcomes, folders = sweep.hand_over([*flags, *overrides], None if search else len(jobs), command, swept)
     for folder in folders:
         if search:
-            if not end_search(folder):
+            ended_well = end_search(folder)
+            track_report(folder, jobs[0].settings.logger, progress_for_terminal().say)
+            if not ended_well:
                 return 1
             continue
         try:
             make_report([folder], folder)
         except ReportError as error:  # no job came to an end: what became of each was told
             print(f"no report: {error}")
+            continue
+        track_report(folder, jobs[0].settings.logger, progress_for_terminal().say)
     return 0 if all(outcome.status in ENDED_WELL for outcome in outcomes) else 1
 
 

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from graftlm.console import Progress
 from graftlm.errors import first_line
@@ -16,7 +16,9 @@ from graftlm.tracking.lines import METRICS, read_metrics
 
 if TYPE_CHECKING:
     from graftlm.jobs import StageContext
+    from graftlm.running import LoggerSettings
 
+T = TypeVar("T")
 _unreachable: list[str] = []  # why W&B's server was not reached, once this process has met it
 
 
@@ -146,21 +148,28 @@ def _sinks(context: StageContext) -> list[Sink]:
 
 
 def _start_wandb(context: StageContext) -> list[Sink]:
-    """A W&B run; offline where the server does not answer, and for the rest of this process then."""
     from graftlm.tracking.wandb import WandbSink
 
-    logger = context.settings.logger
+    opened = start_wandb(context.settings.logger, lambda mode: WandbSink(context, mode), context.progress.say)
+    return [opened] if opened is not None else []
+
+
+def start_wandb(logger: LoggerSettings, start: Callable[[Any], T], say: Callable[[str], None]) -> T | None:
+    """What `start` opens, online or offline; None, after a line, where neither goes.
+
+    Where the server does not answer it is offline for the rest of this process.
+    """
     if logger.mode == "online" and not _unreachable:
         try:
-            return [WandbSink(context, "online")]
+            return start("online")
         except Exception as error:
             _unreachable.append(first_line(error))
-            context.progress.say(
+            say(
                 f"W&B: could not start ({first_line(error)}); runs are written offline, "
                 f"send them with `graftlm wandb sync {logger.dir}`"
             )
     try:
-        return [WandbSink(context, "offline")]
+        return start("offline")
     except Exception as error:
-        context.progress.say(f"W&B: could not start and is left out ({first_line(error)}); the run goes on")
-        return []
+        say(f"W&B: could not start and is left out ({first_line(error)}); the run goes on")
+        return None
