@@ -380,3 +380,32 @@ def test_several_mistakes_come_together(
         "graftlm: data.source_lang",
     }
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("launch=joblb", "mask.ratio=2"), ["launch", "mask.ratio"]),
+        (("finetune.lrr=1", "mask.ratio=2,0.2,3"), ["finetune.lrr", "mask.ratio"]),
+        # nothing can be said of settings that a broken choice would have brought
+        (
+            ("sweep=tp", "search.trials=3", "data=fils", "data.train=x", "finetune.lr=-1"),
+            ["sweep", "data", "finetune.lr"],
+        ),
+        # nor of values which only stand where the choice is missing
+        (("model=bsae", "transfer=nne"), ["model", "transfer"]),
+    ],
+)
+def test_what_cannot_be_composed_hides_no_value_out_of_range(
+    words: tuple[str, ...],
+    told: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("plan", "run"):
+        assert main([command, "-m", "experiment=smoke", *words]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert list(dict.fromkeys(line.split("=")[0].removeprefix("graftlm: ") for line in lines)) == told
+    assert list(tmp_path.iterdir()) == []

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graftlm.errors import Problem, SettingsError, first_line
-from graftlm.explain import explain, mistakes, problem
+from graftlm.explain import depends, explain, mistakes, problem
 from graftlm.groups import GROUPS
 from graftlm.schema import Settings
 from graftlm.search.space import Dimension, Search, check_space, corners, dimension, mend
+
+if TYPE_CHECKING:
+    from graftlm.composer import Composer
 
 CONFIG_MODULE = "graftlm.conf"
 
@@ -108,6 +111,10 @@ def _jobs(
     for overrides in combinations:
         try:
             mapping, choices = composer.compose(overrides)
+        except SettingsError as error:
+            problems += [*error.problems, *_beside(composer, overrides, error.problems)]
+            continue
+        try:
             settings = Settings.from_mapping(mapping)
         except SettingsError as error:
             problems += error.problems
@@ -117,6 +124,18 @@ def _jobs(
     if problems:
         raise SettingsError(problems)
     return jobs, mappings, composer.pure
+
+
+def _beside(composer: Composer, overrides: Sequence[str], told: Sequence[Problem]) -> list[Problem]:
+    """Values out of range beside what could not be composed, which stands at its default meanwhile."""
+    refused = {str(problem.value) if problem.path == "override" else problem.path for problem in told}
+    sound = [item for item in overrides if not depends(item, refused)]
+    keys = {item.partition("=")[0].lstrip("+") for item in sound}
+    try:
+        Settings.from_mapping(composer.compose(sound)[0])
+    except SettingsError as error:
+        return [problem for problem in error.problems if problem.path in keys]
+    return []
 
 
 def sweep_overrides(words: Words) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from graftlm.errors import Problem, first_line
@@ -34,7 +34,7 @@ def mistakes() -> tuple[type[Exception], ...]:
 
 def explain(overrides: Sequence[str], error: Exception) -> Iterator[Problem]:
     """Hydra stops at its first mistake: try the choices of groups each alone, then each setting beside those."""
-    found = False
+    refused: set[str] = set()
     context = [item for item in overrides if item.startswith("hydra.searchpath=")]
     settings: list[str] = []
     for override in overrides:
@@ -48,15 +48,22 @@ def explain(overrides: Sequence[str], error: Exception) -> Iterator[Problem]:
         if wrong is None:
             context.append(override)
         else:
-            found = True
+            refused.add(key.lstrip("+~"))
             yield problem(override, wrong)
     for override in settings:
-        wrong = _fails([*context, override])
+        wrong = None if depends(override, refused) else _fails([*context, override])
         if wrong is not None:
-            found = True
+            refused.add(override)
             yield problem(override, wrong)
-    if not found:
+    if not refused:
         yield Problem("overrides", " ".join(overrides), first_line(error))
+
+
+def depends(override: str, refused: Collection[str]) -> bool:
+    """Whether an override was refused, or is of a group whose choice was: nothing can be said of it then."""
+    key = override.partition("=")[0].lstrip("+~")
+    group = key.partition(".")[0]
+    return key in refused or override in refused or {"search": "sweep"}.get(group, group) in refused
 
 
 def _fails(overrides: Sequence[str]) -> Exception | None:
