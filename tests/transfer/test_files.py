@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from graftlm.errors import CheckpointError
+from graftlm.errors import CheckpointError, TransferError
 from graftlm.schema import TransferSettings
 from graftlm.transfer import command, files
 from graftlm.transfer.command import Request, run
@@ -167,3 +167,18 @@ def test_a_damaged_file_is_named(folders: Path) -> None:
     with pytest.raises(CheckpointError, match=r"--seq2seq=.*cut short"):
         run(request(folders, "naive", "out"))
     assert sorted(path.name for path in folders.iterdir()) == ["base", "donor", "host"]
+
+
+def test_a_value_beyond_the_type_of_the_host_is_refused(folders: Path, rough_donor: Any) -> None:
+    """Positions are scaled, and a host in half precision would hold infinity where float32 holds a large number."""
+    halves = {name: value.half() for name, value in load_file(folders / "host" / files.SINGLE).items()}
+    save_file(halves, folders / "host" / files.SINGLE, metadata={"format": "pt"})
+    run(request(folders, "embeddings", "fits"))
+    with torch.no_grad():
+        rough_donor.roberta.embeddings.position_embeddings.weight[40] = 3e4
+    rough_donor.save_pretrained(folders / "donor")
+    before = sorted(path.name for path in folders.iterdir())
+    words = r"model\.encoder\.embed_positions\.weight would hold values beyond float16, in which this host is saved"
+    with pytest.raises(TransferError, match=words):
+        run(request(folders, "embeddings", "out"))
+    assert sorted(path.name for path in folders.iterdir()) == before

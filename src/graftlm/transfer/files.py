@@ -20,7 +20,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graftlm.transfer.weights import ModelWeights, Weights
+from graftlm.errors import TransferError
+from graftlm.transfer.weights import ModelWeights, Weights, finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +161,14 @@ class Output(FileWeights):
         first = self.aliases[name]
         if first in self._early:
             self._copied.result()  # or the copy could end behind it
-        store(self._target[first], value)
+        if not store(self._target[first], value):
+            dtype = DTYPES[self._target[first].dtype]
+            raise TransferError.at(
+                "--seq2seq",
+                None,
+                f"{name} would hold values beyond {dtype}, in which this host is saved",
+                "save the host in float32 first, or give --text: the result is then in float32",
+            )
         self.places[first] = self._target[first]
 
     def finish(self) -> None:
@@ -236,16 +244,20 @@ def load(place: Place) -> Tensor:
     return tensor
 
 
-def store(place: Place, value: Tensor) -> None:
-    """Write a value of the place's shape, in the place's type."""
+def store(place: Place, value: Tensor) -> bool:
+    """Write a value of the place's shape, in the place's type; whether all of it is finite there."""
     import torch
 
     dtype = getattr(torch, DTYPES[place.dtype])
+    fits = True
     with place.file.open("r+b", buffering=0) as stream:
         stream.seek(place.offset)
         flat = value.detach().reshape(-1)
         for at in range(0, len(flat), BLOCK):
-            _write(stream, _bytes(flat[at : at + BLOCK].to(dtype).contiguous()))
+            part = flat[at : at + BLOCK].to(dtype).contiguous()
+            fits = fits and (dtype != torch.float16 or finite(part))  # the other types hold what float32 holds
+            _write(stream, _bytes(part))
+    return fits
 
 
 def _write(stream: io.FileIO, rest: memoryview) -> None:
