@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from graftlm.errors import TransferError
-from graftlm.models.build import build_host
+from graftlm.models.build import build_donor, build_host
 from graftlm.schema import TransferSettings
 from graftlm.transfer import anatomy
 from graftlm.transfer.apply import apply_strategy
@@ -175,9 +175,35 @@ def test_without_the_earlier_donor_or_fitting_sizes(
     other = build_host(wide, tokenizers[1], donor.config)
     with pytest.raises(TransferError, match=r"model\.host\.ffn=96: must be the donor's 64 for a change"):
         graft(donor, donor, other, tokenizers, {"step": "delta"})
-    graft(donor, donor, other, tokenizers, {"step": "delta", "parts": ["embeddings", "attention"]})
+    graft(shift(donor, 1), donor, other, tokenizers, {"step": "delta", "parts": ["embeddings", "attention"]})
     (problem,) = check_steps([{"step": "delta", "parts": []}], "s")
     assert str(problem).startswith("s[0].parts=[]: names nothing to carry")
     found = [str(problem) for problem in check_steps([{"step": "delta"}, {"step": "embeddings"}], "s")]
     assert "must come after embeddings" in found[0]
     assert "which delta has refined" in found[1]
+
+
+def test_no_change_is_no_graft(donor: Any, host: Any, tokenizers: Any) -> None:
+    """A donor that is its own base, in the parts that are carried."""
+    with pytest.raises(TransferError, match="delta: finds no change to carry: the donor's embeddings, attention, ffn"):
+        graft(donor, copy.deepcopy(donor), host, tokenizers, {"step": "delta"})
+    trained = copy.deepcopy(donor)
+    with torch.no_grad():
+        trained.roberta.encoder.layer[1].output.dense.bias[0] += 1
+    with pytest.raises(TransferError, match="finds no change to carry: the donor's attention are"):
+        graft(trained, donor, host, tokenizers, {"step": "delta", "parts": ["attention"]})
+    before = host.model.encoder.layers[1].fc2.bias.detach().clone()
+    graft(trained, donor, host, tokenizers, {"step": "delta"})
+    assert int((host.model.encoder.layers[1].fc2.bias != before).sum()) == 1
+
+
+def test_a_base_of_another_shape_is_told_before_other_steps_run(
+    donor: Any, host: Any, tokenizers: Any, model_settings: Any, texts: Any
+) -> None:
+    thin = dataclasses.replace(model_settings, donor=dataclasses.replace(model_settings.donor, ffn=32))
+    base = build_donor(thin, tokenizers[0])
+    before = {name: value.clone() for name, value in host.state_dict().items()}
+    steps = [{"step": "embeddings"}, {"step": "delta"}]
+    with pytest.raises(TransferError, match=r"had shape \(32, 32\) before pretraining and has \(64, 32\) now"):
+        graft(donor, base, host, tokenizers, *steps, texts=texts)
+    assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())

@@ -312,8 +312,10 @@ def test_from_folder_to_folder(
 def test_what_cannot_be_carried(pretrained: Path, place: Path, host: Any, tmp_path: Path) -> None:
     with pytest.raises(TransferError, match="the donor has no adapter to carry"):
         graft(pretrained, place, host, {"step": "lora"}, adapter=None)
+    before = {name: value.clone() for name, value in host.state_dict().items()}
     with pytest.raises(TransferError, match="holds no adapter that can be read"):
-        graft(pretrained, place, host, {"step": "lora"}, adapter=tmp_path)
+        graft(pretrained, place, host, {"step": "embeddings"}, {"step": "lora"}, adapter=tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items()), "told before any step"
     config = json.loads((pretrained / "adapter" / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
     (tmp_path / "adapter_model.safetensors").write_bytes(
@@ -351,6 +353,13 @@ def test_an_adapter_of_another_model_is_refused_in_one_line(
     assert "is not in the donor" in error
     lost = {name: value for name, value in tensors.items() if not (".lora_B." in name and ".layer.0." in name)}
     assert "has no two factors of rank 3 for roberta.encoder.layer.0." in said(lost)
+    more = {**tensors, "base_model.model.roberta.encoder.layer.0.intermediate.dense.bias": torch.ones(64)}
+    assert "is more than a plain LoRA: it changes base_model.model.roberta.encoder.layer.0.inter" in said(more)
+    unlearned = {name: value * (".lora_A." in name) for name, value in tensors.items()}
+    assert f"transfer.adapter={tmp_path}: has learned nothing: each of its changes is 0" in said(unlearned)
+    head = {**tensors, "base_model.model.lm_head.dense.weight": torch.ones(32, 32)}  # trained beside it, not carried
+    save_file(head, tmp_path / "adapter_model.safetensors")
+    assert adapters.read(tmp_path).maps.keys() == adapters.read(pretrained / "adapter").maps.keys()
 
 
 def test_without_peft_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

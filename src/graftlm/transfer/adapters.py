@@ -81,6 +81,8 @@ def read(folder: Path, path: str = "transfer.adapter") -> Adapter:
         )
     maps = {}
     for name, tensor in tensors.items():
+        if ".lora_A." not in name and ".lora_B." not in name and "lm_head." not in name:  # a head is not carried
+            raise TransferError.at(path, folder, f"is more than a plain LoRA: it changes {name}", "take a plain one")
         module, found, _ = name.removeprefix(_PREFIX).partition(".lora_A.")
         if found:
             other = tensors.get(name.replace(".lora_A.", ".lora_B."))

@@ -57,35 +57,58 @@ class Delta(Step):
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         yield from changes.check_maps(donor, host, self._maps)
 
+    def prepare(self, graft: Graft) -> None:
+        """The shapes of both donors are compared before the steps in front take their time."""
+        for _, source, part in self._places(graft):
+            for name in anatomy.pair(getattr(anatomy.donor_block(source), part)):
+                _check_base(graft, name)
+        if "embeddings" in self.parts:
+            _check_base(graft, anatomy.DONOR_WORDS)
+
     def apply(self, graft: Graft) -> None:
+        moved = False
         if "embeddings" in self.parts:
             done: set[str] = set()
             for name in anatomy.HOST_WORDS:
                 if name in graft.host_weights and graft.ledger.host_name(name) not in done:
                     done.add(graft.ledger.host_name(name))
-                    self._words(graft, name)
+                    moved |= self._words(graft, name)
+        for layer, source, part in self._places(graft):
+            ours, theirs = getattr(anatomy.host_block(layer), part), getattr(anatomy.donor_block(source), part)
+            moved |= self._map(graft, anatomy.pair(ours), anatomy.pair(theirs))
+        if not moved:
+            raise TransferError.at(
+                graft.path,
+                graft.step,
+                f"finds no change to carry: the donor's {', '.join(self.parts)} are what they were before pretraining",
+                "train the donor, or name as its base what it was before that",
+            )
+
+    def _places(self, graft: Graft) -> Iterator[tuple[int, int, str]]:
+        """The host's layer, the donor's layer, and the map of each pair of maps."""
         depths = graft.donor_config.num_hidden_layers, graft.host_config.encoder_layers
         for layer, source in enumerate(changes.paired_layers(*depths, self.layers)):
-            if source is None:
-                continue
-            ours, theirs = anatomy.host_block(layer), anatomy.donor_block(source)
-            for part in self._maps:
-                self._map(graft, anatomy.pair(getattr(ours, part)), anatomy.pair(getattr(theirs, part)))
+            if source is not None:
+                yield from ((layer, source, part) for part in self._maps)
 
-    def _map(self, graft: Graft, ours: tuple[str, str], theirs: tuple[str, str]) -> None:
-        """Weight and bias of one linear map, with one factor."""
+    def _map(self, graft: Graft, ours: tuple[str, str], theirs: tuple[str, str]) -> bool:
+        """Weight and bias of one linear map, with one factor; whether the donor's have changed."""
         factor = 1.0
+        moved = False
         for to, of in zip(ours, theirs, strict=True):
             before, value = _base(graft, of), graft.current(to)
             if self.relative and to == ours[0]:
                 factor = _ratio(float(value.norm()), float(before.norm()))
-            change = self.scale * factor * (graft.source(of) - before)
+            change = graft.source(of) - before
+            moved |= bool(change.any())
+            change *= self.scale * factor
             share = _ratio(float(change.norm()), float(value.norm()), 0.0)
             note = f"+ {self.scale * factor:.4g} x its change in pretraining ({share:.2%} of the norm)"
             graft.refine(to, value.add_(change), "mapped", note, of)
+        return moved
 
-    def _words(self, graft: Graft, name: str) -> None:
-        """One table of word embeddings; memory holds the table and a block of rows."""
+    def _words(self, graft: Graft, name: str) -> bool:
+        """One table of word embeddings, and whether a row has changed; memory holds the table and a block of rows."""
         import torch
 
         words = graft.current(name)
@@ -116,16 +139,23 @@ class Delta(Step):
             total += len(places)
         note = f"+ {self.scale * factor:.4g} x their change in pretraining: {changed} of {total} shared rows changed"
         graft.refine(name, words, "mapped", note, anatomy.DONOR_WORDS)
+        return changed > 0
 
 
 def _base(graft: Graft, name: str, rows: slice | None = None) -> Tensor:
-    """A tensor of the donor before pretraining, or rows of it; it must have the shape it has now."""
+    """A tensor of the donor before pretraining, or rows of it."""
+    return graft.base.read(name) if rows is None else graft.base.read(name, rows.start, rows.stop)
+
+
+def _check_base(graft: Graft, name: str) -> None:
+    """Raises `TransferError` where a tensor of the donor had another shape before pretraining."""
+    if name not in graft.base:
+        raise TransferError.at(graft.path, name, "was not in the donor before pretraining", "take the donor's own base")
     have, want = graft.base.shape(name), graft.donor_weights.shape(name)
     if have != want:
         raise TransferError.at(
             graft.path, name, f"had shape {have} before pretraining and has {want} now", "take the donor's own base"
         )
-    return graft.base.read(name) if rows is None else graft.base.read(name, rows.start, rows.stop)
 
 
 def _ratio(one: float, other: float, otherwise: float = 1.0) -> float:

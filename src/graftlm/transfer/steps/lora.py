@@ -48,7 +48,8 @@ class Lora(Step):
     def check_shapes(self, donor: Mapping[str, Any], host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         yield from changes.check_maps(donor, host, (*changes.ATTENTION, *changes.FFN))
 
-    def apply(self, graft: Graft) -> None:
+    def prepare(self, graft: Graft) -> None:
+        """The adapter is read and compared with the donor before the steps in front take their time."""
         if graft.adapter is None:
             raise TransferError.at(
                 "transfer.adapter.rank", 0, "the donor has no adapter to carry", "train one, for example with rank 8"
@@ -61,6 +62,14 @@ class Lora(Step):
         places = self._places(adapter, *depths)
         if not places:
             raise TransferError.at(f"{graft.path}.layers", self.layers, "no adapted map has a place in the host")
+        if self.mode == "merge" and not any(bool(adapter.maps[theirs][1].any()) for theirs in places.values()):
+            raise TransferError.at(
+                "transfer.adapter", graft.adapter, "has learned nothing: each of its changes is 0", "train it first"
+            )
+        graft.memory["lora"] = adapter, places
+
+    def apply(self, graft: Graft) -> None:
+        adapter, places = graft.memory.pop("lora")
         factors = {ours: self.scale * self._slope(graft, ours, theirs) for ours, theirs in places.items()}
         if self.mode == "merge":
             for ours, theirs in places.items():
