@@ -24,6 +24,7 @@ from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Graft
 from graftlm.transfer.report import Ledger
 from graftlm.transfer.steps.denoise import Denoise
+from graftlm.transfer.strategy import check_steps
 from graftlm.transfer.vocabulary import align
 from graftlm.transfer.weights import ModelWeights
 
@@ -128,6 +129,17 @@ def test_text_without_a_known_language_is_refused(rough_donor: Any, host: Any, t
     with pytest.raises(TransferError, match=r"transfer\.steps\[0\]\.language: no calibration text"):
         apply(rough_donor, host, tokenizers, texts, {"step": "denoise", "steps": 2}, languages=[])
     apply(rough_donor, host, tokenizers, texts, {"step": "denoise", "steps": 2, "language": "en_XX"}, languages=[])
+    (problem,) = check_steps([{"step": "denoise", "language": "Klingon"}], "s")
+    assert str(problem).startswith("s[0].language=Klingon: is no language of mBART; known codes are")
+
+
+def test_text_that_cannot_be_used_is_told_before_other_steps_run(
+    rough_donor: Any, host: Any, tokenizers: Any, texts: Any
+) -> None:
+    before = {name: value.clone() for name, value in host.state_dict().items()}
+    with pytest.raises(TransferError, match=r"transfer\.steps\[1\]\.language: no calibration text"):
+        apply(rough_donor, host, tokenizers, texts, EMBEDDINGS, {"step": "denoise", "steps": 2}, languages=[])
+    assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())
 
 
 def test_a_text_in_a_language_that_the_host_lacks_is_left_out_and_said(

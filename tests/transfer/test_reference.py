@@ -67,6 +67,10 @@ def test_each_kind_of_host_has_its_step(rough_donor: Any, bart: Any, host: Any, 
         graft(rough_donor, host, tokenizers, texts, EMBEDDINGS, {"step": "exact"})
     with pytest.raises(TransferError, match=r"model\.host\.architecture=bart: must be mbart"):
         graft(rough_donor, bart, tokenizers, texts, EMBEDDINGS, ENCODER)
+    for model, step, name in ((bart, {"step": "exact"}, "exact"), (host, ENCODER, "encoder")):
+        model.config.activation_function = "relu"
+        with pytest.raises(TransferError, match=f"step={name}: the donor's activation is gelu, the host's relu"):
+            graft(rough_donor, model, tokenizers, texts, EMBEDDINGS, step)
 
 
 @pytest.mark.parametrize("kind", ["mbart", "bart"])

@@ -23,6 +23,14 @@ def check_pre_ln(host: Mapping[str, Any], path: str) -> Iterator[Problem]:
         )
 
 
+def check_activation(donor: Mapping[str, Any], host: Mapping[str, Any], name: str, path: str) -> Iterator[Problem]:
+    """For steps that carry the feed-forward part as it is."""
+    ours, theirs = Shape.of_host(host).activation, Shape.of_donor(donor).activation
+    if ours != theirs:
+        reason = f"the donor's activation is {theirs}, the host's {ours}"
+        yield Problem(f"{path}.step", name, reason, "take a host with the donor's activation")
+
+
 def check_same(donor: Mapping[str, Any], host: Mapping[str, Any], sizes: Sequence[str], why: str) -> Iterator[Problem]:
     """Sizes of the host, by their names in `Shape`, that must be the donor's; `why` ends the sentence."""
     ours, theirs = Shape.of_host(host), Shape.of_donor(donor)

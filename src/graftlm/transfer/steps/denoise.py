@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from graftlm.errors import TransferError
+from graftlm.data.languages import nearest, to_code
+from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
 from graftlm.transfer.graft import Graft, Step
 
@@ -52,6 +53,14 @@ class Denoise(Step):
 
     def refines(self) -> tuple[str, ...]:
         return ("*",)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        if self.language is not None and to_code(self.language) is None:
+            yield Problem(f"{path}.language", self.language, "is no language of mBART", nearest(self.language))
+
+    def prepare(self, graft: Graft) -> None:
+        """Text that cannot be used is told before the steps in front take their time."""
+        self._texts(graft)
 
     def apply(self, graft: Graft) -> None:
         import torch
@@ -116,8 +125,6 @@ class Denoise(Step):
         from collections import Counter
 
         import numpy as np
-
-        from graftlm.data.languages import to_code
 
         known = graft.format.languages
         fallback = to_code(self.language) if self.language else None

@@ -10,7 +10,7 @@ from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
 from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
-from graftlm.transfer.shapes import check_pre_ln
+from graftlm.transfer.shapes import check_activation, check_pre_ln
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,7 @@ class Encoder(Step):
                 f"must give heads of the donor's {head} dimensions for this graft ({path})",
                 f"set it to {max(ours.d_model // head, 1)}, or model.host.d_model and heads to null",
             )
-        if ours.activation != theirs.activation:
-            yield Problem(
-                f"{path}.step",
-                "encoder",
-                f"the donor's activation is {theirs.activation}, the host's {ours.activation}",
-                "take a host with the donor's activation",
-            )
+        yield from check_activation(donor, host, "encoder", path)
 
     def apply(self, graft: Graft) -> None:
         from graftlm.transfer.calibrate import Depth, calibrate, choose_texts

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from graftlm.errors import Problem
 from graftlm.transfer import anatomy
 from graftlm.transfer.graft import Graft, Step
-from graftlm.transfer.shapes import check_same
+from graftlm.transfer.shapes import check_activation, check_same
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Exact(Step):
                 "set model.host.architecture=bart, or take transfer=calibrated",
             )
         yield from check_same(donor, host, ("d_model", "layers", "heads", "ffn"), f"for this graft ({path})")
+        yield from check_activation(donor, host, "exact", path)
 
     def apply(self, graft: Graft) -> None:
         for layer in range(graft.host_config.encoder_layers):
