@@ -85,6 +85,26 @@ def test_arms_of_another_schedule_are_not_compared_silently(fake_sweep, fake_arm
     assert any("finetune.lr (0.001 → 0.01)" in warning for warning in report.warnings)
 
 
+def test_another_corpus_or_other_batches_from_the_same_settings_are_said(fake_sweep, fake_arm):
+    sweep = fake_sweep()
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated"), fake_arm("embeddings")], (1, 2, 3))
+    for path in sweep.root.rglob("job.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["choices"]["transfer"] == "calibrated":
+            record["stages"][0]["key"] = "0123456789abcdef"
+            path.write_text(json.dumps(record), encoding="utf-8")
+        if record["choices"]["transfer"] == "embeddings" and record["seeds"]["finetune"] == 2:
+            metrics = (path.parent / record["stages"][2]["path"]).resolve() / "metrics.jsonl"
+            rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+            rows[-1]["tokens"] += 7
+            metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    report = compare(collect([sweep.root]))
+    assert report.arm("calibrated").differs["the corpus itself"][1] == "0123456789ab"
+    assert report.arm("embeddings").differs == {"tokens read up to step 1000": [4096000, 4096007]}
+    assert report.headline == "Nothing can be compared"
+    assert sum("differ in more than the graft" in warning for warning in report.warnings) == 2
+
+
 def test_each_arm_meets_the_baseline_of_its_own_schedule(fake_sweep, fake_arm):
     sweep = fake_sweep()
     for lr in (0.001, 0.01):

@@ -167,6 +167,7 @@ def _arms(jobs: Sequence[Job], warnings: list[str]) -> list[Arm]:
                 continue
             run.finetune_seed = job.seed("finetune")
             run.pretrain_seed = None if arm.is_baseline else job.seed("pretrain")
+            run.extra["corpus"] = job.key("corpus")
             place = (run.finetune_seed, run.pretrain_seed or 0)
             if place in seen:
                 if seen[place] != run.key:

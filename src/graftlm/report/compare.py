@@ -9,6 +9,8 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from graftlm.report import examples
 from graftlm.report import statistics as stats
 from graftlm.report.budget import equal_compute, to_best
@@ -118,9 +120,10 @@ def _contrasts(collection: Collection, warnings: list[str]) -> list[Contrast]:
             if other is not None and other is not arm:
                 pairs = _pairs(arm, other)
                 difference = _differences(pairs, collection)[0]
-                found.append(
-                    Contrast(arm.name, other.name, asked, difference, _differs(arm, other), collection.primary)
-                )
+                differs = _differs(arm, other) or _unlike(pairs)
+                if differs:
+                    warnings.append(f"{arm.name} and {other.name} differ in more than the graft: {_told(differs)}")
+                found.append(Contrast(arm.name, other.name, asked, difference, differs, collection.primary))
     return found
 
 
@@ -141,6 +144,10 @@ def _differs(arm: Arm, base: Arm) -> dict[str, list[Any]]:
         for key in keys
         if arm.context.get(key) != base.context.get(key)
     }
+
+
+def _told(differs: dict[str, list[Any]]) -> str:
+    return ", ".join(f"{key} ({old} → {new})" for key, (old, new) in list(differs.items())[:6])
 
 
 def _measure(arm: Arm, base: Arm | None, collection: Collection, warnings: list[str]) -> ArmReport:
@@ -176,14 +183,31 @@ def _measure(arm: Arm, base: Arm | None, collection: Collection, warnings: list[
     result.worst = worst_of(arm.runs, pairs)
     if base is None:
         return result
-    result.differs = _differs(arm, base)
+    result.differs = _differs(arm, base) or _unlike(pairs)
     if result.differs:
-        told = ", ".join(f"{key} ({old} → {new})" for key, (old, new) in list(result.differs.items())[:6])
+        told = _told(result.differs)
         warnings.append(f"{arm.name} is compared with {base.name}, but they differ in more than the graft: {told}")
     result.pairs = len({run.finetune_seed for run, _ in pairs})
     result.difference, result.languages_difference, result.equal_compute = _differences(pairs, collection)
     result.to_best = to_best(seeds, collection.confidence)
     return result
+
+
+def _unlike(pairs: Sequence[tuple[Run, Run]]) -> dict[str, list[Any]]:
+    """What no setting tells: another corpus from the same settings (as where other packages are installed), or other
+    batches at the same step."""
+    for run, base in pairs:
+        keys = [str(item.extra.get("corpus") or "") for item in (base, run)]
+        if all(keys) and keys[0] != keys[1]:
+            return {"the corpus itself": [key[:12] for key in keys]}
+        steps, ours, theirs = np.intersect1d(run.curve["step"], base.curve["step"], return_indices=True)
+        for name in ("examples", "tokens"):
+            seen = [base.curve[name][theirs], run.curve[name][ours]]
+            apart = np.flatnonzero(np.isfinite(seen[0]) & np.isfinite(seen[1]) & (seen[0] != seen[1]))
+            if len(apart):
+                at = int(apart[-1])
+                return {f"{name} read up to step {steps[at]:.0f}": [float(seen[0][at]), float(seen[1][at])]}
+    return {}
 
 
 def _pairs(arm: Arm, base: Arm) -> list[tuple[Run, Run]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftlm.report.records import number
+from graftlm.report.records import number, rows
 
 # choices that say where a job ran or what wrote it down, not what it is
 _IDLE_CHOICES = {"logger", "sweep", "launch", "debug", "experiment", "trainer"}
@@ -44,6 +44,11 @@ class Job:
     def seed(self, stage: str) -> int:
         value = self.record["seeds"].get(stage, self.flat.get(f"{stage}.seed", 0))
         return int(found) if (found := number(value)) is not None else 0
+
+    def key(self, stage: str) -> str:
+        """The key of the artifact that this stage left, or used."""
+        stages = [item for item in rows(self.record.get("stages")) if item.get("stage") == stage]
+        return str(stages[0].get("key") or "") if stages else ""
 
     def identity(self) -> dict[str, Any]:
         """Every setting that can change the outcome, apart from seeds (and, for the baseline, the donor's side)."""
