@@ -45,7 +45,7 @@ def bare(run: Run) -> dict[str, float]:
             end_step(optimizer)
             scheduler.step()
         ended = time.perf_counter()
-    return {"seconds": (ended - begun) / (steps - _WARM), "loss": float(loss)}
+    return {"seconds": (ended - begun) / (steps - _WARM), "loss": float(loss.detach())}
 
 
 def ours(run: Run) -> dict[str, float]:

@@ -71,7 +71,10 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
         the same units as one that was never stopped, whatever was drawn in between (validation, generation).
         """
         stream = self.settings.seed * _STREAMS + int(batch["number"]) + self.global_rank * _RANKS
-        torch.manual_seed(stream % 2**63)
+        if self.device.type == "cpu":  # torch.manual_seed writes down the call stack for each device that is not there
+            torch.default_generator.manual_seed(stream % 2**63)
+        else:
+            torch.manual_seed(stream % 2**63)
         freeze(self._parts or (), self.global_step)
 
     @abstractmethod
@@ -101,6 +104,10 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
         self.log("train/loss", value, on_step=True, on_epoch=False, logger=False, batch_size=1)
         self.log("train/lr", rate, on_step=True, on_epoch=False, logger=False, batch_size=1)
         return loss
+
+    def is_logged(self) -> bool:
+        """Whether Lightning hands what this step logs to the loggers; `self.log` for nothing costs as much."""
+        return bool((self.global_step + 1) % self.trainer.log_every_n_steps == 0)
 
     def _over_devices(self, loss: float, flops: int) -> tuple[float, int]:
         """The mean loss and the operations of a step over all devices."""

@@ -42,9 +42,10 @@ class MlmModule(StageModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         loss = mlm_loss(self.model, batch)
-        self.log("train/mask_ratio", float(batch["ratio"]), on_step=True, on_epoch=False, batch_size=1)
-        fill = float(batch["attention_mask"].sum()) / batch["attention_mask"].numel()
-        self.log("train/fill", fill, on_step=True, on_epoch=False, batch_size=1)
+        if self.is_logged():
+            self.log("train/mask_ratio", float(batch["ratio"]), on_step=True, on_epoch=False, batch_size=1)
+            fill = float(batch["attention_mask"].sum()) / batch["attention_mask"].numel()
+            self.log("train/fill", fill, on_step=True, on_epoch=False, batch_size=1)
         return self.finish_step(loss, batch)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
