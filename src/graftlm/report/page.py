@@ -17,12 +17,12 @@ from graftlm.report.collect import Collection
 from graftlm.report.compare import FIGURES, Report, clean
 from graftlm.report.page_commands import figure_commands, report_command, sweeps
 from graftlm.report.page_data import curve_table, plots
-from graftlm.report.page_style import first_shown, labels, lead, shorten, styles
+from graftlm.report.page_style import digits, first_shown, labels, lead, primary, shorten, styles
 from graftlm.report.page_tensors import pack
 from graftlm.report.samples import choose
 from graftlm.report.tables import codes, grafts, scores, varying
 from graftlm.report.tensormap import MARKS, MEANING, STATUSES
-from graftlm.report.text import duration, flops, interval, pvalue, share, show, signed
+from graftlm.report.text import duration, flops, interval, percent, pvalue, share, show, signed
 
 HERE = Path(__file__).parent
 # one after another they are the body of one function: what the first ones define, the others use
@@ -40,12 +40,21 @@ def render(report: Report, collection: Collection) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        {"number": show, "seconds": duration, "flops": flops, "signed": signed, "interval": interval, "pvalue": pvalue}
+        {
+            "number": show,
+            "seconds": duration,
+            "flops": flops,
+            "signed": signed,
+            "interval": interval,
+            "pvalue": pvalue,
+            "percent": percent,
+        }
     )
     look, names = styles(report.arms), labels(report.arms)
+    main = primary(report)
     compared = [arm for arm in report.arms if arm.difference]
     figures = [
-        {"id": name, "label": label, "less": less}
+        {"id": name, "label": label, "less": less, "digits": digits(name, less)}
         for name, (label, less) in FIGURES.items()
         if any(name in arm.difference for arm in compared)
     ]
@@ -64,12 +73,15 @@ def render(report: Report, collection: Collection) -> str:
         warnings=[shorten(text, names) for text in report.warnings],
         arms=report.arms,
         compared=compared,
-        lead=lead(report.arms),
+        lead=lead(report.arms, main),
+        main=main,
+        main_label=FIGURES[main][0],
+        main_digits=digits(main, FIGURES[main][1]),
         figures=figures,
         quality=[item for item in figures if item["id"] in ("rougeL", "chrf", "bleu")],
         styles=look,
         labels=names,
-        shown=len(first_shown(report.arms)),
+        first=first_shown(report.arms, main)[:8],
         share=share,
         grafts=carried,
         statuses=STATUSES,

@@ -33,12 +33,12 @@ class Axis:
         return {"label": self.label, "values": self.values, "places": full}
 
 
-def heat_map(arms: Sequence[Arm], reports: Sequence[ArmReport]) -> dict[str, Any] | None:
+def heat_map(arms: Sequence[Arm], reports: Sequence[ArmReport], main: str = "auc") -> dict[str, Any] | None:
     """Axes and the pair to begin with; None where no two settings were varied against each other.
 
     Group choices come first (strategy, mask …), then single settings that no group choice explains.
     """
-    indices = [index for index, report in enumerate(reports) if "auc" in report.difference]
+    indices = [index for index, report in enumerate(reports) if main in report.difference]
     compared = [arms[index] for index in indices]
     axes = _axes(compared)[:MOST]
     pairs = [pair for pair in combinations(range(len(axes)), 2) if _crossed(axes[pair[0]], axes[pair[1]])]

@@ -155,7 +155,7 @@ function show(places) {
 const counted = () => `${visible.filter(Boolean).length} of ${arms.length} shown`;
 function legends() {
   const places = arms.map((_, place) => place);
-  const rank = (place) => (arms[place].difference.auc ? arms[place].difference.auc.mean : Infinity);
+  const side = data.figures[data.primary].less === false ? -1 : 1, rank = (place) => (arms[place].difference[data.primary] ? side * arms[place].difference[data.primary].mean : Infinity);
   const best = [...places.filter((place) => arms[place].baseline), ...places.filter((place) => !arms[place].baseline && !arms[place].control).sort((a, b) => rank(a) - rank(b)).slice(0, 5)];
   all(".legend").forEach((node) => {
     arms.forEach((arm, place) => {

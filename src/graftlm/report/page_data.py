@@ -13,7 +13,7 @@ from graftlm.report.collect import Arm, Collection
 from graftlm.report.compare import FIGURES, ArmReport, Report
 from graftlm.report.figures import charged_before, flops_at
 from graftlm.report.page_axes import heat_map
-from graftlm.report.page_style import first_shown
+from graftlm.report.page_style import digits, first_shown, primary
 from graftlm.report.records import Run, number
 from graftlm.report.statistics import Floats
 
@@ -28,7 +28,8 @@ def plots(
     """All figures of the page by arm."""
     runs = sum(len(arm.runs) for arm in collection.arms)
     by_name = {arm.name: arm for arm in collection.arms}
-    shown = set(first_shown(report.arms))
+    main = primary(report)
+    shown = set(first_shown(report.arms, main))
     return {
         "arms": [
             {
@@ -56,8 +57,12 @@ def plots(
             }
             for result, arm in zip(report.arms, collection.arms, strict=True)
         ],
-        "figures": {name: {"label": label, "less": less} for name, (label, less) in FIGURES.items()},
-        "heat": heat_map(collection.arms, report.arms),
+        "figures": {
+            name: {"label": label, "less": less, "digits": digits(name, less)}
+            for name, (label, less) in FIGURES.items()
+        },
+        "primary": main,
+        "heat": heat_map(collection.arms, report.arms, main),
         "confidence": report.confidence,
     }
 

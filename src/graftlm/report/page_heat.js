@@ -27,7 +27,7 @@ function heat() {
   const scale = [...cells.values()].filter((cell) => cell.arms.some((arm) => !arm.control)), most = Math.max(1e-9, ...(scale.length ? scale : [...cells.values()]).map((cell) => Math.abs(weight(cell))));
   const used = (axis, at) => axis.values.map((_, place) => place).filter((place) => [...cells.keys()].some((key) => Number(key.split("|")[at]) === place));
   const across = used(columns, 1), down = used(rows, 0);
-  const digits = share ? 2 : ["auc", "val_loss", "test_loss", "gap"].includes(name) ? 3 : 1;
+  const digits = share ? 2 : data.figures[name].digits;
   const body = down.map((row) => {
     const inRow = across.flatMap((column) => (cells.get(row + "|" + column) || { arms: [] }).arms);
     return make("tr", {}, make("th", { scope: "row" }, make("bdi", { text: rows.values[row] }), inRow.every((arm) => arm.control) ? make("span", { class: "tag", text: "control" }) : null),

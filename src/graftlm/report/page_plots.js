@@ -24,10 +24,10 @@ function frame(rows) {
 const pitch = (count) => (narrow() ? 46 : count > 30 ? 26 : 38);
 
 define("forest", (style) => {
-  const name = value("forest-figure", "auc"), figure = data.figures[name] || {};
+  const name = value("forest-figure", data.primary), figure = data.figures[name] || {};
   const { rows, controls, line } = forestRows(name), [left, right] = frame(rows), inside = (x) => Math.min(right, Math.max(left, x));
   const traces = [], annotations = [], phone = narrow(), spread = rows.some((row) => row.item.low !== null), height = rows.length ? 70 + pitch(rows.length) * (1 - rows[rows.length - 1].y) : 160;
-  const digits = ["auc", "val_loss", "test_loss", "gap"].includes(name) ? 3 : 1;
+  const digits = figure.digits ?? 3;
   for (const { arm, item, y, place } of rows) {
     const colour = style.colour(arm), known = item.low !== null && item.high !== null;
     const told = `${signed(item.mean, digits)}${known ? ` [${signed(item.low, digits)}, ${signed(item.high, digits)}]` : ""}`;
@@ -43,8 +43,8 @@ define("forest", (style) => {
       marker: { color: arm.control ? style.paper : colour, size: 12, symbol: beyond ? (item.mean < left ? "triangle-left" : "triangle-right") : arm.symbol.replace("-open", ""), line: { color: colour, width: 2 } },
       hovertemplate: `<b>${plain(arm.name)}</b><br>${told}${known ? "" : " (no interval)"}<br>${item.n} paired seed${item.n === 1 ? "" : "s"}: ${plain(verdictWord(arm))}<extra></extra>` });
     const word = arm.word === "better" ? style.good : arm.word === "worse" ? style.bad : style.soft;
-    const shown = name === "auc" ? `<span style="color:${word}">${arm.sure ? `<b>${arm.word}</b>` : arm.word}</span>` : "";
-    if (phone) annotations.push({ x: 0, xref: "paper", xanchor: "left", y: y + 0.4, text: `${short(arm.label, 20)}  <span style="color:${style.soft}">${plain(signed(item.mean, digits))}</span> ${shown}`, showarrow: false, font: { size: 12 } });
+    const shown = name === data.primary ? `<span style="color:${word}">${arm.sure ? `<b>${arm.word}</b>` : arm.word}</span>` : "";
+    if (phone) annotations.push({ x: 0, xref: "paper", xanchor: "left", y: y + 0.4, text: `${short(arm.label, 20)}  <span style="color:${style.soft}">${plain(signed(item.mean, digits))}</span> ${shown}`, showarrow: false, font: { size: 12 }, bgcolor: style.paper, borderpad: 1 });
     else {
       annotations.push({ x: 1, xref: "paper", xanchor: "left", xshift: 14, y, text: told, showarrow: false, font: { size: 12 } });
       if (shown) annotations.push({ x: 1, xref: "paper", xanchor: "left", xshift: spread ? 176 : 74, y, text: shown, showarrow: false, font: { size: 12 } });
@@ -53,8 +53,8 @@ define("forest", (style) => {
   if (line !== null) annotations.push({ x: 0, xref: "paper", xanchor: "left", y: line, yshift: phone ? 2 : -9, text: "controls", showarrow: false, font: { size: 11, color: style.soft } });
   const better = figure.less === false ? "worse ←   difference   → better" : "better ←   difference   → worse";
   return { traces, height, says: "No arm has this figure in common with the baseline.",
-    table: [["arm", "control", "difference", "low", "high", "paired seeds", "verdict on loss along training"], ...rows.map(({ arm, item }) => [arm.name, String(arm.control), item.mean, item.low, item.high, item.n, verdictWord(arm)])],
-    layout: { annotations, hovermode: "closest", margin: { t: 6, r: phone ? 10 : (spread ? 180 : 78) + (name === "auc" ? 90 : 0), l: phone ? 10 : 48 },
+    table: [["arm", "control", "difference", "low", "high", "paired seeds", "verdict on " + data.figures[data.primary].label], ...rows.map(({ arm, item }) => [arm.name, String(arm.control), item.mean, item.low, item.high, item.n, verdictWord(arm)])],
+    layout: { annotations, hovermode: "closest", margin: { t: 6, r: phone ? 10 : (spread ? 180 : 78) + (name === data.primary ? 90 : 0), l: phone ? 10 : 48 },
       xaxis: { title: { text: better }, range: [left, right], fixedrange: phone },
       yaxis: { tickvals: phone ? [] : rows.map((row) => row.y), ticktext: rows.map((row) => short(row.arm.label, 30) + "  "), range: [(rows.length ? rows[rows.length - 1].y : 0) - 0.7, phone ? 0.8 : 0.6], showgrid: false, ticks: "", showline: false, fixedrange: true },
       shapes: [{ type: "line", x0: 0, x1: 0, y0: 0, y1: 1, yref: "paper", line: { color: style.ink, width: 1.25 } },

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from graftlm.report.compare import ArmReport
+from graftlm.report.compare import FIGURES, ArmReport, Report
 
 COLOURS = 7
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
@@ -15,6 +15,11 @@ CONTROL_DASHES = ("dash", "dot", "dashdot", "longdash")
 CONTROL_SYMBOLS = ("square-open", "diamond-open", "circle-open", "triangle-up-open")
 FEW = 24  # arms that are all shown at first
 CHOSEN = 12  # of more than FEW, the arms that are shown at first, apart from baselines and some controls
+
+
+def digits(figure: str, less: bool | None) -> int:
+    """Digits behind the point: three of a loss in nats, one of a score in points of 100."""
+    return 3 if less is not False or figure == "gap" else 1
 
 
 def styles(arms: Sequence[ArmReport]) -> dict[str, dict[str, Any]]:
@@ -81,13 +86,19 @@ def _last(part: str) -> str:
     return f"{key.rsplit('.', 1)[-1]}{sign}{value}"
 
 
-def first_shown(arms: Sequence[ArmReport]) -> list[str]:
+def primary(report: Report) -> str:
+    """The figure that the words rest on."""
+    return str((getattr(report, "primary", None) or {}).get("figure") or "auc")
+
+
+def first_shown(arms: Sequence[ArmReport], main: str = "auc") -> list[str]:
     """The arms that the plots show at first: all of a few; of many the baselines, the best and some controls."""
     if len(arms) <= FEW:
         return [arm.name for arm in arms]
+    side = -1 if FIGURES[main][1] is False else 1
     ranked = sorted(
         (arm for arm in arms if not arm.is_baseline and not arm.control),
-        key=lambda arm: arm.difference["auc"].mean if "auc" in arm.difference else float("inf"),
+        key=lambda arm: side * arm.difference[main].mean if main in arm.difference else float("inf"),
     )
     kept = {arm.name for arm in ranked[:CHOSEN]}
     kept |= {arm.name for arm in [arm for arm in arms if arm.is_baseline][:3]}
@@ -95,10 +106,11 @@ def first_shown(arms: Sequence[ArmReport]) -> list[str]:
     return [arm.name for arm in arms if arm.name in kept]
 
 
-def lead(arms: Sequence[ArmReport]) -> ArmReport | None:
+def lead(arms: Sequence[ArmReport], main: str = "auc") -> ArmReport | None:
     """The arm that the verdict is about: its name opens one of the two sentences."""
-    candidates = [arm for arm in arms if "auc" in arm.difference and not arm.control] or [
-        arm for arm in arms if "auc" in arm.difference
+    candidates = [arm for arm in arms if main in arm.difference and not arm.control] or [
+        arm for arm in arms if main in arm.difference
     ]
     rank = {"better": 0, "cannot tell": 1, "worse": 2}
-    return min(candidates, key=lambda arm: (rank[arm.word], arm.difference["auc"].mean), default=None)
+    side = -1 if FIGURES[main][1] is False else 1
+    return min(candidates, key=lambda arm: (rank[arm.word], side * arm.difference[main].mean), default=None)

@@ -41,6 +41,12 @@ def show(value: Any, digits: int = 3) -> str:
     return "–" if found is None else f"{found:.{digits}f}".replace("-", "−")
 
 
+def percent(value: Any) -> str:
+    """A share from 0 to 1."""
+    found = number(value)
+    return "–" if found is None else f"{100 * found:.0f}%"
+
+
 def pvalue(value: Any) -> str:
     found = number(value)
     return "–" if found is None else "< .001" if found < 0.001 else f"{found:.3f}".lstrip("0") if found < 1 else "1"
