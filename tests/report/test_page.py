@@ -201,7 +201,7 @@ def test_the_tensor_map_by_keyboard(page: Any) -> None:
     assert "mapped and kept (0, 2), trained and kept (1, 3)" in words.inner_text()
     assert "1 other tensor is" in words.inner_text()
     panel.locator("summary", has_text="LayerNorms vary").click()
-    assert "2.125" in panel.inner_text()
+    panel.get_by_text("2.125").wait_for()
     panel.locator("summary", has_text="Every tensor").click()
     search = panel.locator("input[type=search]")
     search.wait_for()  # what is long is made when it is opened
@@ -305,8 +305,10 @@ def test_a_screen_reader_finds_its_way(page: Any) -> None:
         in_view(page, plot)
     for summary in page.locator("main summary").all():
         summary.evaluate("node => { node.parentElement.open = true; }")
-    for _ in ("light", "dark"):
-        found = axe.Axe().run(page)
+    # the inside of a plot is one image with a text of its own
+    where = {"exclude": [[".plot .plot-container"]]}
+    for rules in ({}, {"runOnly": ["color-contrast"]}):  # light, then dark
+        found = axe.Axe().run(page, where, {"resultTypes": ["violations"], **rules})
         assert found.violations_count == 0, found.generate_report()
         page.locator("#theme").click()
 

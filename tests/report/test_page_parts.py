@@ -46,18 +46,21 @@ def test_arms_are_called_by_what_tells_them_apart(fake_sweep: Any, fake_arm: Any
     sweep = fake_sweep(examples=4)
     post = (("model.format", "bart"),)
     for seed in (1, 2):
-        for name in ("none", "calibrated", "naive"):
+        for name in ("none", "calibrated", "embeddings", "encoder_decoder", "naive"):
             sweep.job(fake_arm(name, control=name == "naive"), seed)
         sweep.job(fake_arm("none", settings=post, overrides=("model.format=bart",)), seed)
     _, report = _report(sweep)
     names = labels(report.arms)
-    assert {item["brief"] for item in names.values()} == {"none", "calibrated", "naive", "none · format=bart"}
+    assert {item["brief"] for item in names.values()} == {
+        *("none", "calibrated", "embeddings", "encoder_decoder", "naive"),
+        "none · format=bart",
+    }
     assert names["none · model.format=bart"]["rest"] == "format=bart"
     assert shorten("calibrated · model.format=mbart50 beats none · model.format=bart", names) == (
         "calibrated beats none · format=bart"
     )
     look = styles(report.arms)
-    assert {look[arm.name]["colour"] for arm in report.arms} == {"b", "k", "1"}
+    assert {look[arm.name]["colour"] for arm in report.arms} == {"b", "k", "1", "2", "3"}
     assert all(look[arm.name]["dash"] != "solid" for arm in report.arms if arm.control)
 
 
@@ -74,7 +77,7 @@ def test_axes_of_a_sweep_that_crosses_settings(fake_sweep: Any, fake_arm: Any) -
     assert made is not None
     # mask.ratio follows from the mask, transfer.steps from the strategy: neither is an axis of its own
     assert [axis["label"] for axis in made["axes"]] == ["strategy", "mask", "transfer.encoder_lr"]
-    assert made["axes"][2]["values"] == ["0.5", "1.0"]
+    assert made["axes"][2]["values"] == ["0.5", "1"]
     assert made["first"] == [0, 1]
     assert [axis["places"][0] for axis in made["axes"]] == [-1, -1, -1]  # the baseline is no cell
 
