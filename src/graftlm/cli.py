@@ -1,4 +1,4 @@
-"""The command line: `graftlm run | plan | report | store | transfer | data | wandb`.
+"""The command line: `graftlm run | plan | report | export | store | transfer | data | wandb`.
 
 Each command is a module of `graftlm.commands`; nothing heavy is imported before it is needed, so that help, plan and
 mistakes answer at once. Mistakes of a user end in one line each on standard error and exit code 2; a failed job in
@@ -15,7 +15,7 @@ from importlib import import_module
 import graftlm
 from graftlm.errors import GraftlmError, SettingsError
 
-COMMANDS = ("run", "plan", "report", "store", "transfer", "data", "wandb")
+COMMANDS = ("run", "plan", "report", "export", "store", "transfer", "data", "wandb")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,3 +127,34 @@ def test_a_run_of_others_goes_last_and_a_folder_that_is_missing_is_told(
     (tmp_path / "empty").mkdir()
     assert main(["wandb", "sync", str(tmp_path / "empty")]) == 0
     assert capsys.readouterr().out == "nothing to send\n"
+
+
+def test_a_run_online_tells_the_server_as_it_goes(
+    stage_context: Any, fill: Callable[[Path, str], None], tmp_path: Path
+) -> None:
+    """As far as a double can show it: the run is opened with its names, and its inputs are used."""
+    code = (
+        "import pickle, sys; from pathlib import Path; from graftlm.tracking import tracker\n"
+        "context = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "with tracker(context) as track: track.log({'val/loss': 2.0}, 1, {'flops': 1})\n"
+        "print(context.progress.lines)"
+    )
+    context = stage_context("finetune", ("corpus",), mode="online", entity="me")
+    fill(context.work, "finetune")
+    (tmp_path / "context").write_bytes(pickle.dumps(context))
+    with served() as server:
+        account = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url, "WANDB_MODE": "online", "HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "context")],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **account, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"},
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]", (done.stdout, [name for name, _ in server.asked])
+    opened = next(item for item in server.of("UpsertBucket") if item.get("groupName"))
+    assert (opened["groupName"], opened["jobType"], opened["displayName"]) == ("sweep-1", "finetune", "mine-finetune-1")
+    (used,) = server.of("UseArtifact")
+    names = {item["input"]["digest"]: item["input"]["artifactCollectionName"] for item in server.of("CreateArtifact")}
+    assert names[used["input"]["artifactID"]] == f"corpus-{context.inputs['corpus'].name}"

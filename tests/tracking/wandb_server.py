@@ -7,6 +7,7 @@ real server makes of it, it does not tell.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,8 +57,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/graphql":
             query = json.loads(body)
             variables = query.get("variables") or {}
-            self.server.asked.append((query.get("operationName") or "", variables))
-            data = self._of(query.get("operationName") or "", variables)
+            named = re.search(r"(?:query|mutation)\s+(\w+)", query["query"])
+            operation = named[1] if named else ""
+            self.server.asked.append((operation, variables))
+            data = self._of(operation, variables)
         refused = self.path == "/graphql" and self.server.refuses != 200
         content = {"errors": [{"message": "permission denied"}]} if refused else {"data": data}
         text = json.dumps(content).encode()
@@ -82,4 +85,6 @@ class _Handler(BaseHTTPRequestHandler):
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.server.url}/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "B", "uploadHeaders": [], "files": files}}
-        return {"serverInfo": {"features": []}} if operation == "ServerFeaturesQuery" else {}
+        if operation == "Viewer":
+            return {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+        return {"serverInfo": {"features": []}} if operation == "ServerFeaturesQuery" else {"project": None}

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 
 from graftlm.running import ReportSettings
 
-ABOUT = "compare the arms of finished sweeps: a page, JSON, Markdown and a table"
+ABOUT = "compare the arms of finished sweeps: a page, JSON, Markdown, LaTeX, CSVs and a table"
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -2,7 +2,8 @@
 
     report = build_report([Path("multirun/2026-01-01")], Path("report"))
 
-writes report.html, report.json and report.md into the folder. Reads records only; never imports torch.
+writes report.html, report.json, report.md, report.tex, arms.csv, runs.csv and curves.csv into the folder. Reads records
+only; never imports torch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["Report", "build_report"]
 def build_report(
     dirs: Sequence[Path], out: Path, *, primary: str | None = None, contrasts: Sequence[tuple[str, str]] = ()
 ) -> Report:
-    """Compares all jobs below `dirs` and writes report.html, report.json and report.md into `out`.
+    """Compares all jobs below `dirs` and writes the page, JSON, Markdown, LaTeX and CSVs into `out`.
 
     `primary` and `contrasts` are asked for besides what the jobs' settings declare; the report says so.
 
@@ -30,14 +31,19 @@ def build_report(
     """
     from graftlm.report.collect import collect
     from graftlm.report.compare import compare
+    from graftlm.report.csvs import csvs
+    from graftlm.report.latex import to_latex
     from graftlm.report.markdown import to_markdown
     from graftlm.report.page import render
 
     collection = collect(dirs, primary, contrasts)
     report = compare(collection)
+    plain = report.to_json()
     files = {
-        "report.json": json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n",
+        "report.json": json.dumps(plain, ensure_ascii=False, indent=1) + "\n",
         "report.md": to_markdown(report),
+        "report.tex": to_latex(plain),
+        **csvs(plain, collection),
         "report.html": render(report, collection),
     }
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+from graftlm.report import plain
 from graftlm.report.compare import FIGURES, ArmReport, Report
 from graftlm.report.figures import READS
 from graftlm.report.text import duration, flops, interval, pvalue, share, show
@@ -91,7 +93,24 @@ def _way(arm: ArmReport) -> list[str]:
     ]
 
 
-def escape(text: str) -> str:
-    """One line of plain text, whatever it holds."""
-    flat = " ".join(str(text).split())
-    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+def escape(text: Any) -> str:
+    """One line of plain text, whatever it holds: no tag, link, cell, formula, mark, or turning of its direction."""
+    flat = plain.line(text)
+    return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def code(text: Any) -> str:
+    """A text in a code span that fits into a cell. A bar would end the cell: it becomes one that looks like it."""
+    flat = plain.line(text).replace("|", "\N{DIVIDES}")
+    if not flat:
+        return "–"
+    fence = "`" * (max(map(len, re.findall("`+", flat)), default=0) + 1)
+    pad = " " if flat.startswith("`") or flat.endswith("`") else ""
+    return f"{fence}{pad}{flat}{pad}{fence}"
+
+
+def fenced(text: str, language: str) -> str:
+    """A block of code that no text in it can end."""
+    kept = plain.lines(text)
+    fence = "`" * max(3, max(map(len, re.findall("`+", kept)), default=0) + 1)
+    return f"{fence}{language}\n{kept}\n{fence}\n"

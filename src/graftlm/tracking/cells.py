@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
-LONGEST = 2000  # characters of a cell
-# controls but tab and newline; they and half a surrogate pair are in no JSON, database or terminal of use
-_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+from graftlm.report.plain import text
 
-
-def text(value: Any, longest: int = LONGEST) -> str:
-    """The value as a text of at most about `longest` characters, which says how long it was."""
-    found = value if isinstance(value, str) else str(value)
-    if len(found) > longest:
-        found = f"{found[:longest]} … ({len(found):,} characters)"
-    return _UNFIT.sub("\N{REPLACEMENT CHARACTER}", found)
+__all__ = ["markdown", "table", "text"]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
