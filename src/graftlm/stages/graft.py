@@ -22,6 +22,7 @@ from graftlm.jobs import StageContext
 from graftlm.models.build import build_donor, build_host, load_model
 from graftlm.schema import ModelSettings, Settings
 from graftlm.stages.training import make_trainer, write_cost
+from graftlm.store import SCRATCH
 from graftlm.tracking import tracker
 from graftlm.tracking.tables import transfer_tables
 from graftlm.transfer import adapters, handover
@@ -66,6 +67,7 @@ def run(context: StageContext) -> None:
             adapter=adapter,
             device=str(device),
             precision=str(trainer.precision),
+            scratch=context.work / SCRATCH,
         )
         cost = {
             "seconds": round(report.seconds, 3),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftlm.console import Progress, Silent
 from graftlm.errors import Problem, TransferError
 from graftlm.schema import TransferSettings
-from graftlm.transfer.graft import Graft, Step
+from graftlm.transfer.graft import Graft, Spent, Step
 from graftlm.transfer.strategy import build_steps, check_compatible, unfit_for_random
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def apply_strategy(
     adapter: Any = None,
     device: str = "cpu",
     precision: str = "32-true",
+    scratch: Path | None = None,
 ) -> TransferReport:
     """Apply a strategy to `host` in place and report what was done. Leaves all global random states as they were.
 
@@ -53,7 +55,7 @@ def apply_strategy(
         calibration: texts to fit on, donor ids without special tokens.
         held_out: texts to measure on, likewise.
         host_pretrained: whether the host came from a checkpoint (its untouched tensors are `kept`).
-        languages, adapter, device, precision: see `Graft`.
+        languages, adapter, device, precision, scratch: see `Graft`.
         base: the donor before the pretrain stage, as a model or as its `Weights`.
 
     Raises:
@@ -105,9 +107,11 @@ def apply_strategy(
                 host_tokenizer=host_tokenizer,
                 device=device,
                 precision=precision,
+                scratch=scratch,
                 progress=progress,
             )
             records = run_steps(graft, steps, measure_without)
+            begun -= graft.earlier
             after = _measure(donor, host, vocabulary, held_out, progress, "after the graft") if steps else before
             fidelity = _joined(before, after, without)
     if fidelity and any(step.encodes for _, step in steps):
@@ -207,9 +211,11 @@ def run_steps(
             started = time.perf_counter()
             graft.path, graft.step = f"transfer.steps[{index}]", name
             with FlopCounterMode(display=False) as counter:
+                graft.spent = Spent(counter=counter)
                 getattr(step, phase)(graft.on_base() if index < changes and not step.needs_base else graft)
-            flops[index] += counter.get_total_flops()
-            spent[index] += time.perf_counter() - started
+            flops[index] += counter.get_total_flops() + graft.spent.flops
+            spent[index] += time.perf_counter() - started + graft.spent.seconds
+            graft.earlier += graft.spent.seconds
     for index, (name, step) in enumerate(steps):
         records.append(StepRecord(name, spent[index], dict(parameters_of(step)), step.reference, flops[index]))
     return records

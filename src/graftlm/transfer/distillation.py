@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from transformers.activations import ACT2FN
 from graftlm.errors import TransferError
 from graftlm.transfer.anatomy import HOST_EPS, HOST_LAST_NORM, Block, donor_block, host_block, pair
 from graftlm.transfer.fidelity import evaluation
+from graftlm.transfer.halfway import halfway
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Graft
@@ -125,6 +126,15 @@ class Muon:
         ]
         self._momentum = momentum
 
+    @property
+    def momenta(self) -> list[Tensor]:
+        return [buffer for _, buffer in self._groups]
+
+    def load(self, momenta: Sequence[Tensor]) -> None:
+        """Go on with the momenta of an earlier one."""
+        for buffer, kept in zip(self.momenta, momenta, strict=True):
+            buffer.copy_(kept)
+
     def step(self, lr: float) -> None:
         """Move each matrix against its gradient by about `lr` in each entry (root mean square: 0.2 · lr)."""
         with torch.no_grad():
@@ -215,9 +225,35 @@ def _distilled(graft: Graft, step: Distill, device: torch.device) -> Result:
     weights = torch.tensor([step.layers] * (2 * layers) + [1.0], device=device)
     variances: list[Tensor] = []
     history: list[float] = []
-    tokens = 0
-    with evaluation(donor, host), graft.progress.task("distilling the encoder", step.steps) as advance:
+    tokens = first = 0
+    with (
+        evaluation(donor, host),
+        halfway(graft) as kept,
+        graft.progress.task("distilling the encoder", step.steps) as advance,
+    ):
+        if earlier := kept.found():
+            with torch.no_grad():
+                for name, tensor in ours.tensors.items():
+                    tensor.copy_(earlier["tensors"][name])
+            muon.load(earlier["muon"])
+            adam.load_state_dict(earlier["adam"])
+            variances = [variance.to(device) for variance in earlier["variances"]]
+            history, tokens, first = earlier["history"], earlier["tokens"], earlier["done"]
+            advance(first)
+
+        def state() -> dict[str, Any]:
+            return {
+                "tensors": ours.tensors,
+                "muon": muon.momenta,
+                "adam": adam.state_dict(),
+                "variances": variances,
+                "history": history,
+                "tokens": tokens,
+            }
+
         for number, batch in zip(range(step.steps), batches_of(graft, step), strict=False):
+            if number < first:
+                continue
             ids, mapped, real = (tensor.to(device) for tensor in batch)
             hidden = None
             if not bool(real.all()):
@@ -245,6 +281,8 @@ def _distilled(graft: Graft, step: Distill, device: torch.device) -> Result:
                 tensor.grad = None
             tokens += int(real.sum())
             advance(1)
+            # its end is kept too: what is interrupted next is a training behind it
+            kept.after(number + 1, state, last=number + 1 == step.steps)
     few = max(len(history) // 10, 1)
     return Result(
         {name: tensor.detach() for name, tensor in ours.tensors.items()},

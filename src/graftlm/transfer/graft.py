@@ -106,6 +106,15 @@ class Step(ABC):
 
 
 @dataclass
+class Spent:
+    """What the current step took in earlier attempts at it, and what counts its operations now."""
+
+    flops: int = 0
+    seconds: float = 0.0
+    counter: Any = None
+
+
+@dataclass
 class Graft:
     """A donor, a host and what a step needs to carry one into the other.
 
@@ -123,6 +132,8 @@ class Graft:
         donor_tokenizer, host_tokenizer: the tokenizers of both.
         device: where a step that trains may put a model while it does (`trained`).
         precision: of the trainer, for the same steps (`autocast`).
+        scratch: where a step that trains keeps how far it is (`graftlm.transfer.halfway`), or None.
+        spent, earlier: see `Spent`; seconds of earlier attempts at all steps so far.
         memory: what steps keep between `prepare` and `apply`, by names of their own.
         path, step: config path and name of the current step.
     """
@@ -145,6 +156,9 @@ class Graft:
     device: str = "cpu"
     precision: str = "32-true"
     progress: Progress = field(default_factory=Silent)
+    scratch: Any = None
+    spent: Spent = field(default_factory=Spent)
+    earlier: float = 0.0
     path: str = "transfer"
     step: str = ""
     keep: tuple[str, ...] = ()

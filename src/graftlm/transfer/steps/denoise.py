@@ -10,6 +10,7 @@ from graftlm.data.languages import nearest, to_code
 from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
 from graftlm.transfer.graft import Graft, Step
+from graftlm.transfer.halfway import halfway
 
 if TYPE_CHECKING:
     from graftlm.data.format import HostFormat
@@ -86,10 +87,29 @@ class Denoise(Step):
         trained = {name for part in parts for name, _ in part.parameters}
         was_training = host.training
         loss = None
-        with graft.trained(host) as device, graft.progress.task("denoising", self.steps) as advance:
+        with (
+            graft.trained(host) as device,
+            halfway(graft) as kept,
+            graft.progress.task("denoising", self.steps) as advance,
+        ):
             host.train()
             freeze(parts, 0)
-            for number in range(self.steps):
+            first = 0
+            if earlier := kept.found():
+                host.load_state_dict(earlier["host"])
+                optimizer.load_state_dict(earlier["optimizer"])
+                scheduler.load_state_dict(earlier["scheduler"])
+                first = earlier["done"]
+                advance(first)
+
+            def state() -> dict[str, Any]:
+                return {
+                    "host": host.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "scheduler": scheduler.state_dict(),
+                }
+
+            for number in range(first, self.steps):
                 torch.manual_seed((self.seed * 1_000_003 + number) % 2**63)  # dropout
                 batch = {name: tensor.to(device) for name, tensor in batches(number).items()}
                 with graft.autocast():
@@ -104,6 +124,8 @@ class Denoise(Step):
                 scheduler.step()
                 optimizer.zero_grad(set_to_none=True)
                 advance(1)
+                if number + 1 < self.steps:  # nothing is lost after it but the report
+                    kept.after(number + 1, state)
         for part in parts:
             for _, parameter in part.parameters:
                 parameter.requires_grad_(True)
