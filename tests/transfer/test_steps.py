@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.fidelity import framed
+from graftlm.transfer.ridge import Normal
 from graftlm.transfer.vocabulary import align
 
 
@@ -105,6 +107,11 @@ def test_calibration_carries_what_a_copy_does_not(
     assert after["cka"] > 0.9
     assert after["relative_error"] < 0.3 < 0.8 < naive.fidelity["after"]["relative_error"]
     assert [entry["layer"] for entry in report.fidelity["layers"]] == [0, 1, 2]
+    notes = {item.name: item.note for item in report.host_tensors}
+    tokens = sum(len(row) for row in framed(texts[20:], align(donor_tokenizer, host_tokenizer), 64))
+    used = int(re.fullmatch(r"on (\d+) tokens", notes["model.encoder.layers.0.self_attn.out_proj.weight"])[1])
+    assert 8000 - 64 < used <= 8000 < tokens
+    assert notes["model.encoder.layers.0.fc1.weight"] == ""
     # the figures are those of the host as it is now: measured again, apart from the strategy
     again = graft(rough_donor, host, donor_tokenizer, host_tokenizer, texts)
     assert again.fidelity["before"] == pytest.approx(after)
@@ -159,6 +166,22 @@ def test_one_scale_is_the_ridge_of_the_recipe(
     solution = prior + torch.linalg.solve(a.T @ a + strength.diag(), a.T @ (alpha * u - y - a @ prior))
     got = torch.cat([layer.self_attn.out_proj.weight.T, layer.self_attn.out_proj.bias[None]])
     assert float((got.detach() - solution).norm() / solution.norm()) < 1e-3
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_states_of_low_rank_are_solved_without_a_ridge_to_speak_of(scale: float) -> None:
+    """Fewer tokens than features, all near a large common vector: float32 products leave nothing positive definite."""
+    draw = torch.Generator().manual_seed(0)
+    a = scale * (torch.randn(20, 3, generator=draw) @ torch.randn(3, 400, generator=draw) + 50)
+    equations = Normal(400, 4)
+    equations.add(a, torch.randn(20, 4, generator=draw), 1e8 * torch.rand(20, generator=draw))
+    weight, bias = equations.solve((torch.zeros(4, 400), torch.zeros(4)), 1e-300)
+    assert bool(torch.isfinite(weight).all())
+    assert bool(torch.isfinite(bias).all())
+    assert float((a @ weight.T + bias).abs().max()) < 100
+    equations.gram[1, 2] = float("nan")
+    with pytest.raises(TransferError, match="too large to calibrate on"):
+        equations.solve((torch.zeros(4, 400), torch.zeros(4)), 0.1)
 
 
 def test_the_input_map_is_an_option_and_is_accounted_for(

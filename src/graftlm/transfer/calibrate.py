@@ -76,6 +76,7 @@ def calibrate(graft: Graft, rows: Sequence[Any], options: Options, depth: Depth 
         graft.progress.task("calibrating the encoder", 2 * host.encoder_layers) as advance,
     ):
         streams = _start(graft, rows, growth)
+        text = f"on {sum(map(len, rows))} tokens"
         for below in range(chosen[0]):  # the host's first layer reads what the donor's does there
             for part in _sublayers(graft, below):
                 for batch in streams:
@@ -91,11 +92,11 @@ def calibrate(graft: Graft, rows: Sequence[Any], options: Options, depth: Depth 
                 else:
                     fitted, inputs, output = calibrate_sublayer(streams, part, eps, options)
                 _write_sublayer(
-                    graft, growth, host_block(ours), layer, units, (fitted, inputs, output), extra, refitted
+                    graft, growth, host_block(ours), layer, units, (fitted, inputs, output), extra, refitted, text
                 )
                 advance(1)
         last = growth.norm(fit_norm(streams, eps))
-        _write(graft, HOST_LAST_NORM, last, "calibrated", donor_block(donor.num_hidden_layers - 1).ffn_norm)
+        _write(graft, HOST_LAST_NORM, last, "calibrated", donor_block(donor.num_hidden_layers - 1).ffn_norm, text)
 
 
 def _between(layer: int, chosen: Sequence[int], depth: int) -> range:
@@ -141,8 +142,9 @@ def _write_sublayer(
     fitted: tuple[Affine, list[Affine], Affine],
     extra: bool,
     refitted: bool,
+    text: str,
 ) -> None:
-    """Write one sublayer of the host, grown to its width."""
+    """Write one sublayer of the host, grown to its width; `text`: what it was fitted on."""
     theirs = donor_block(layer)
     norm, inputs, output = fitted
     names: tuple[str, ...]
@@ -153,14 +155,18 @@ def _write_sublayer(
         to_norm, of_norm = ours.ffn_norm, theirs.attention_norm
         names, out = ("fc1",), "fc2"
     grown = "grown" if growth.any else ""
-    _write(graft, to_norm, growth.norm(norm), "calibrated", of_norm, grown)
+    _write(graft, to_norm, growth.norm(norm), "calibrated", of_norm, _joined(text, grown))
     for name, value in zip(names, inputs, strict=True):
         source = getattr(theirs, name)
         status = "calibrated" if refitted else "mapped" if growth.any else "copied"
-        _write(graft, getattr(ours, name), growth.inputs(value, units), status, source, grown)
-    note = "; ".join(part for part in (grown, "an extra layer: it adds nothing yet" if extra else "") if part)
+        _write(graft, getattr(ours, name), growth.inputs(value, units), status, source, _joined(text * refitted, grown))
+    note = _joined(grown, "an extra layer: it adds nothing yet") if extra else _joined(text, grown)
     status = "mapped" if extra else "calibrated"
     _write(graft, getattr(ours, out), growth.output(output, units), status, getattr(theirs, out), note)
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
 
 
 def _start(graft: Graft, rows: Sequence[Any], growth: Growth) -> list[Batch]:

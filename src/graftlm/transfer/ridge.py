@@ -97,7 +97,7 @@ class Normal:
         start = torch.cat([prior[0].T, prior[1][None]]).double()
         count = len(self.gram) - 1
         strength = ridge * float(self.gram.diagonal()[:count].mean())
-        if not (math.isfinite(strength) and bool(torch.isfinite(self.cross).all())):
+        if not (math.isfinite(strength) and all(bool(torch.isfinite(part).all()) for part in (self.gram, self.cross))):
             raise TransferError.at(
                 "transfer", None, "the donor's states are too large to calibrate on", "check the donor's training"
             )
@@ -106,9 +106,11 @@ class Normal:
         system[count, count] += 1e-9 * float(self.gram[count, count]) + 1e-12
         rest = self.cross - self.gram @ start
         factor, failed = torch.linalg.cholesky_ex(system)
-        if int(failed):  # a ridge of next to nothing on states that do not vary
-            system.diagonal().add_(1e-6 * float(system.diagonal().mean()))
-            factor = torch.linalg.cholesky(system)
+        more = 1e-6 * float(system.diagonal().mean())
+        while int(failed):  # a ridge of next to nothing on states that do not vary, or that float32 has summed up
+            system.diagonal().add_(more)
+            factor, failed = torch.linalg.cholesky_ex(system)
+            more *= 10
         solution = (start + torch.cholesky_solve(rest, factor)).float()
         return solution[:count].T.contiguous(), solution[count].contiguous()
 

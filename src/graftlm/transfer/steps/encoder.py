@@ -71,9 +71,14 @@ class Encoder(Step):
         from graftlm.transfer.ridge import Options
 
         rows = choose_texts(graft, self.tokens, self.max_length, self.seed)
-        if sum(map(len, rows)) < 16:
+        found = sum(map(len, rows))
+        if found < 16:
             raise TransferError.at(
                 f"{graft.path}.tokens", self.tokens, "there is no calibration text", "give the graft some text"
+            )
+        if 2 * found < self.tokens:
+            graft.progress.say(
+                f"{graft.step}: calibrated on {found} tokens, all there are, of the {self.tokens} asked for"
             )
         calibrate(graft, rows, Options(self.ridge, self.input_ridge, self.turns), Depth(self.fewer, self.more))
 
