@@ -71,6 +71,7 @@ class FakeSweep:
     ):
         self.root, self.steps, self.examples, self.seed_sd, self.noise = root, steps, examples, seed_sd, noise
         self.count = 0
+        self.validations = 20
         self.text: Callable[[int, str], str] = lambda index, language: f"{TEXTS[language]} [{index}]"
         self.predict: Callable[[int, str, str], str] = lambda index, text, arm: f"{text[: 30 + index % 20]} ({arm})"
 
@@ -167,7 +168,7 @@ class FakeSweep:
         own = np.random.default_rng([int(hashlib.sha256(arm.name.encode()).hexdigest()[:6], 16), seed, pretrain_seed])
         level = shared.normal(0, self.seed_sd)
         shift = own.normal(0, self.noise)
-        every = self.steps // 20
+        every = self.steps // self.validations
         rows: list[dict[str, Any]] = []
         for step in range(0, self.steps + 1, every):
             done = np.log1p(step) / np.log1p(self.steps)

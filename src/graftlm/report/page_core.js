@@ -40,9 +40,14 @@ const faint = (hex, alpha) => {
 
 // Plotly lies in the page compressed; it is unpacked when the first plot is drawn
 let library = null;
+function bytes(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const signs = atob(text), found = new Uint8Array(signs.length);
+  for (let place = 0; place < signs.length; place++) found[place] = signs.charCodeAt(place);
+  return found;
+}
 async function unpack() {
-  const packed = Uint8Array.from(atob($("plotly").textContent), (sign) => sign.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const stream = new Blob([bytes($("plotly").textContent)]).stream().pipeThrough(new DecompressionStream("gzip"));
   const script = make("script", { text: await new Response(stream).text() });
   document.head.append(script);
   if (!window.Plotly) throw new Error("Plotly did not start");

@@ -28,18 +28,26 @@ function unknownAxes() {
 
 function lazily() {
   const ids = Object.keys(figures), style = look();
-  ids.forEach((id) => { const made = figures[id].build(style); if (made.height) reserve(id, made.height); });
+  // those whose height is not in the style sheet
+  ids.filter((id) => !$(id).matches(".tall, .mid")).forEach((id) => reserve(id, figures[id].build(style).height));
   const see = async (id) => {
     if (figures[id].seen) return;
     figures[id].seen = true;
     await needPlotly();
     if (!figures[id].drawn) draw(id);
+    if (!root.dataset.ready) performance.mark("first-plot");
     root.dataset.ready = "yes";
   };
   if (!ids.length) { root.dataset.ready = "yes"; return; }
   const observer = new IntersectionObserver((entries) => entries.forEach((entry) => { if (entry.isIntersecting) { observer.unobserve(entry.target); see(entry.target.id).catch(() => { root.dataset.ready = "no"; }); } }), { rootMargin: "300px 0px" });
   ids.forEach((id) => observer.observe($(id)));
   see(ids[0]).catch(() => { root.dataset.ready = "no"; });
+}
+
+function whenNear(id, action) {
+  if (!$(id)) return;
+  const observer = new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) { observer.disconnect(); action(); } }, { rootMargin: "300px 0px" });
+  observer.observe($(id));
 }
 
 function sectionInView() {
@@ -67,7 +75,8 @@ themes();
 legends();
 unknownAxes();
 heat();
-tensorMaps();
+if ($("maps")) $("maps").hidden = !packed.grafts.some((graft) => graft.map);
+whenNear("maps", tensorMaps);
 samples();
 whenChanged("#forest-figure", "forest");
 whenChanged("#curve-figure, #curve-log, #curve-runs, #curve-all, input[name=curve-x]", "curves");

@@ -64,7 +64,6 @@ function graftPanel(graft) {
 function tensorMaps() {
   const mapped = packed.grafts.filter((graft) => graft.map), box = $("maps");
   if (!box || !mapped.length) return;
-  box.hidden = false;
   const panel = $("map"), list = box.querySelector("[role=tablist]");
   const open = (graft) => { panel.replaceChildren(...graftPanel(graft)); };
   if (mapped.length > 16) {
