@@ -61,7 +61,9 @@ def test_every_plot_is_drawn_when_it_comes_into_view(page: Any) -> None:
     for plot in PLOTS:
         drawn = in_view(page, plot)
         assert len(drawn.get_attribute("aria-label")) > 40
-    assert page.locator("#forest .scatterlayer .trace").count() >= 4 * 4
+    # six arms: their means, two ends of each interval, three runs each; the intervals themselves are lines
+    assert page.locator("#forest .scatterlayer .point").count() >= 6 + 2 * 6 + 3 * 5
+    assert page.locator("#forest .shapelayer path").count() == 6 + 2
     assert page.locator("#forest .annotation-text", has_text="controls").count() == 1
     assert page.locator("#cost .bars .point").count() == 3 * 7
     assert page.evaluate("document.querySelectorAll('script').length") == 5  # with the one of Plotly, unpacked

@@ -29,10 +29,10 @@ define("languages", (style) => {
 // rows of bars, the first arm on top; on a phone the names stand above the bars
 function bars(style, rows, traces, title, extra = {}) {
   const phone = narrow(), step = phone ? 44 : rows.length > 30 ? 22 : 32;
-  return { traces, height: 70 + step * rows.length, layout: { hovermode: "closest", barmode: "stack", bargap: phone ? 0.62 : 0.45, margin: { l: phone ? 10 : 48, t: 6 }, ...extra,
+  return { traces, height: 70 + step * rows.length, layout: { hovermode: "closest", barmode: "stack", bargap: phone ? 0.62 : 0.45, ...extra, margin: { t: 6, ...extra.margin, l: phone ? 10 : room(rows) },
     annotations: [...(phone ? rows.map((arm, place) => ({ x: 0, xref: "paper", xanchor: "left", y: -place + 0.36, text: short(arm.label, 30) + (arm.control ? ` <span style="color:${style.soft}">control</span>` : ""), showarrow: false })) : []), ...(extra.annotations || [])],
     xaxis: { title: { text: title }, rangemode: "tozero", fixedrange: phone, ...(extra.xaxis || {}) },
-    yaxis: { tickvals: phone ? [] : rows.map((_, place) => -place), ticktext: rows.map((arm) => short(arm.label, 30) + "  "), showgrid: false, ticks: "", showline: false, range: [0.4 - rows.length, phone ? 0.8 : 0.6], fixedrange: true } } };
+    yaxis: { tickvals: phone ? [] : rows.map((_, place) => -place), ticktext: rows.map((arm) => short(arm.label, 30) + "  "), showgrid: false, ticks: "", showline: false, range: [0.4 - rows.length, phone ? 0.8 : 0.6], fixedrange: true, automargin: false } } };
 }
 
 const some = (test) => arms.filter((arm, place) => test(arm) && (arms.length <= 24 || visible[place]));
@@ -53,7 +53,7 @@ define("cost", (style) => {
   const traces = names.map((name, part) => ({ type: "bar", orientation: "h", name, x: rows.map((arm) => arm.cost[unit][part]), y: rows.map((_, place) => -place), width: narrow() ? 0.3 : 0.55,
     marker: { color: style.tone(part), pattern: { shape: patterns[part], fillmode: "overlay", fgcolor: style.paper, fgopacity: 0.55, size: 6, solidity: 0.2 } },
     customdata: rows.map((arm) => plain(arm.label)), hovertemplate: `<b>%{customdata}</b><br>${name}: %{x:.3s}${unit === "seconds" ? " s" : ""}<extra></extra>` }));
-  const made = bars(style, rows, rows.length ? traces : [], unit === "flops" ? "floating-point operations a run" : "seconds a run", { showlegend: true, margin: { t: 34, l: narrow() ? 10 : 48 }, legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", traceorder: "normal", itemclick: false, itemdoubleclick: false, bgcolor: "rgba(0,0,0,0)" },
+  const made = bars(style, rows, rows.length ? traces : [], unit === "flops" ? "floating-point operations a run" : "seconds a run", { showlegend: true, margin: { t: 34 }, legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", traceorder: "normal", itemclick: false, itemdoubleclick: false, bgcolor: "rgba(0,0,0,0)" },
     xaxis: { exponentformat: unit === "flops" ? "power" : "none", separatethousands: true, nticks: narrow() ? 4 : 8 } });
   return { ...made, height: made.height + 28, table: [["arm", ...names.map((name) => `${name} (${unit})`)], ...rows.map((arm) => [arm.name, ...arm.cost[unit]])] };
 });

@@ -69,6 +69,13 @@ function layout(style, given) {
     ...given, margin: { l: 48, r: 14, t: 10, b: 44, ...given.margin }, xaxis: axis(style, given.xaxis), yaxis: axis(style, given.yaxis) };
 }
 
+// the room that arms' names need beside a plot; measured here, for Plotly's own way lays the plot out twice
+const ruler = document.createElement("canvas").getContext("2d");
+function room(list) {
+  ruler.font = "12.5px " + getComputedStyle(document.body).fontFamily;
+  return Math.ceil(Math.max(40, ...list.map((arm) => ruler.measureText(short(arm.label, 30)).width))) + 18;
+}
+
 // a figure: a function that gives { traces, layout, table, height, says }, the place it is drawn in, and when
 const figures = {}, sheets = {}; // sheets: what "Save as CSV" saves
 function define(id, build) { if ($(id)) figures[id] = { build, seen: false, drawn: false }; }

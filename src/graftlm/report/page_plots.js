@@ -26,38 +26,40 @@ const pitch = (count) => (narrow() ? 46 : count > 30 ? 26 : 38);
 define("forest", (style) => {
   const name = value("forest-figure", data.primary), figure = data.figures[name] || {};
   const { rows, controls, line } = forestRows(name), [left, right] = frame(rows), inside = (x) => Math.min(right, Math.max(left, x));
-  const traces = [], annotations = [], phone = narrow(), spread = rows.some((row) => row.item.low !== null), height = rows.length ? 70 + pitch(rows.length) * (1 - rows[rows.length - 1].y) : 160;
-  const digits = figure.digits ?? 3;
-  for (const { arm, item, y, place } of rows) {
-    const colour = style.colour(arm), known = item.low !== null && item.high !== null;
+  const annotations = [], shapes = [], phone = narrow(), spread = rows.some((row) => row.item.low !== null), height = rows.length ? 70 + pitch(rows.length) * (1 - rows[rows.length - 1].y) : 160;
+  const digits = figure.digits ?? 3, colours = rows.map((row) => style.colour(row.arm));
+  // few traces, whatever the number of arms: single runs, the ends of intervals, means
+  const runs = { x: [], y: [], c: [] }, ends = { x: [], y: [], s: [], c: [] }, texts = [];
+  rows.forEach(({ arm, item, y }, at) => {
+    const colour = colours[at], known = item.low !== null && item.high !== null;
     const told = `${signed(item.mean, digits)}${known ? ` [${signed(item.low, digits)}, ${signed(item.high, digits)}]` : ""}`;
-    const seeds = item.seeds.filter((x) => x >= left && x <= right);
-    if (item.n > 1) traces.push({ type: "scatter", mode: "markers", x: seeds, y: seeds.map(() => y - 0.24), hoverinfo: "x", meta: place, marker: { color: faint(colour, 0.5), size: 5 } });
+    if (item.n > 1) item.seeds.filter((x) => x >= left && x <= right).forEach((x) => { runs.x.push(x); runs.y.push(y - 0.24); runs.c.push(faint(colour, 0.5)); });
     if (known) {
-      traces.push({ type: "scatter", mode: "lines", x: [inside(item.low), inside(item.high)], y: [y, y], hoverinfo: "skip", meta: place, line: { color: colour, width: arm.control ? 2 : 3, dash: arm.control ? "dash" : "solid" } });
-      [[item.low, "triangle-left"], [item.high, "triangle-right"]].forEach(([x, arrow]) => traces.push({ type: "scatter", mode: "markers", x: [inside(x)], y: [y], hoverinfo: "skip", meta: place,
-        cliponaxis: false, marker: inside(x) === x ? { symbol: "line-ns", size: 9, line: { color: colour, width: 2 } } : { symbol: arrow, size: 9, color: colour } }));
+      shapes.push({ type: "line", x0: inside(item.low), x1: inside(item.high), y0: y, y1: y, line: { color: colour, width: arm.control ? 2 : 3, dash: arm.control ? "dash" : "solid" } });
+      [[item.low, "triangle-left"], [item.high, "triangle-right"]].forEach(([x, arrow]) => { ends.x.push(inside(x)); ends.y.push(y); ends.s.push(inside(x) === x ? "line-ns" : arrow); ends.c.push(colour); });
     }
-    const beyond = inside(item.mean) !== item.mean;
-    traces.push({ type: "scatter", mode: "markers", x: [inside(item.mean)], y: [y], meta: place, cliponaxis: false,
-      marker: { color: arm.control ? style.paper : colour, size: 12, symbol: beyond ? (item.mean < left ? "triangle-left" : "triangle-right") : arm.symbol.replace("-open", ""), line: { color: colour, width: 2 } },
-      hovertemplate: `<b>${plain(arm.name)}</b><br>${told}${known ? "" : " (no interval)"}<br>${item.n} paired seed${item.n === 1 ? "" : "s"}: ${plain(verdictWord(arm))}<extra></extra>` });
+    texts.push(`<b>${plain(arm.name)}</b><br>${told}${known ? "" : " (no interval)"}<br>${item.n} paired seed${item.n === 1 ? "" : "s"}: ${plain(verdictWord(arm))}`);
     const word = arm.word === "better" ? style.good : arm.word === "worse" ? style.bad : style.soft;
     const shown = name === data.primary ? `<span style="color:${word}">${arm.sure ? `<b>${arm.word}</b>` : arm.word}</span>` : "";
-    if (phone) annotations.push({ x: 0, xref: "paper", xanchor: "left", y: y + 0.4, text: `${short(arm.label, 20)}  <span style="color:${style.soft}">${plain(signed(item.mean, digits))}</span> ${shown}`, showarrow: false, font: { size: 12 }, bgcolor: style.paper, borderpad: 1 });
-    else {
-      annotations.push({ x: 1, xref: "paper", xanchor: "left", xshift: 14, y, text: told, showarrow: false, font: { size: 12 } });
-      if (shown) annotations.push({ x: 1, xref: "paper", xanchor: "left", xshift: spread ? 176 : 74, y, text: shown, showarrow: false, font: { size: 12 } });
-    }
-  }
+    annotations.push(phone
+      ? { x: 0, xref: "paper", xanchor: "left", y: y + 0.4, text: `${short(arm.label, 20)}  <span style="color:${style.soft}">${signed(item.mean, digits)}</span> ${shown}`, showarrow: false, font: { size: 12 }, bgcolor: style.paper, borderpad: 1 }
+      : { x: 1, xref: "paper", xanchor: "left", xshift: 14, y, text: `${told}  ${shown}`, showarrow: false, font: { size: 12 } });
+  });
+  const beyond = ({ item }) => (item.mean < left ? "triangle-left" : item.mean > right ? "triangle-right" : null);
+  const dots = { type: "scatter", mode: "markers", cliponaxis: false };
+  const traces = !rows.length ? [] : [
+    { ...dots, x: runs.x, y: runs.y, hoverinfo: "x", marker: { color: runs.c, size: 5 } },
+    { ...dots, x: ends.x, y: ends.y, hoverinfo: "skip", marker: { symbol: ends.s, color: ends.c, size: 9, line: { color: ends.c, width: ends.s.map((symbol) => (symbol === "line-ns" ? 2 : 0)) } } },
+    { ...dots, x: rows.map((row) => inside(row.item.mean)), y: rows.map((row) => row.y), customdata: texts, hovertemplate: "%{customdata}<extra></extra>",
+      marker: { size: 12, symbol: rows.map((row) => beyond(row) || row.arm.symbol.replace("-open", "")), color: rows.map((row, at) => (row.arm.control ? style.paper : colours[at])), line: { color: colours, width: 2 } } }];
   if (line !== null) annotations.push({ x: 0, xref: "paper", xanchor: "left", y: line, yshift: phone ? 2 : -9, text: "controls", showarrow: false, font: { size: 11, color: style.soft } });
   const better = figure.less === false ? "worse ←   difference   → better" : "better ←   difference   → worse";
   return { traces, height, says: "No arm has this figure in common with the baseline.",
     table: [["arm", "control", "difference", "low", "high", "paired seeds", "verdict on " + data.figures[data.primary].label], ...rows.map(({ arm, item }) => [arm.name, String(arm.control), item.mean, item.low, item.high, item.n, verdictWord(arm)])],
-    layout: { annotations, hovermode: "closest", margin: { t: 6, r: phone ? 10 : (spread ? 180 : 78) + (name === data.primary ? 90 : 0), l: phone ? 10 : 48 },
+    layout: { annotations, hovermode: "closest", margin: { t: 6, r: phone ? 10 : (spread ? 176 : 74) + (name === data.primary ? 84 : 0), l: phone ? 10 : room(rows.map((row) => row.arm)) },
       xaxis: { title: { text: better }, range: [left, right], fixedrange: phone },
-      yaxis: { tickvals: phone ? [] : rows.map((row) => row.y), ticktext: rows.map((row) => short(row.arm.label, 30) + "  "), range: [(rows.length ? rows[rows.length - 1].y : 0) - 0.7, phone ? 0.8 : 0.6], showgrid: false, ticks: "", showline: false, fixedrange: true },
-      shapes: [{ type: "line", x0: 0, x1: 0, y0: 0, y1: 1, yref: "paper", line: { color: style.ink, width: 1.25 } },
+      yaxis: { tickvals: phone ? [] : rows.map((row) => row.y), ticktext: rows.map((row) => short(row.arm.label, 30) + "  "), range: [(rows.length ? rows[rows.length - 1].y : 0) - 0.7, phone ? 0.8 : 0.6], showgrid: false, ticks: "", showline: false, fixedrange: true, automargin: false },
+      shapes: [...shapes, { type: "line", x0: 0, x1: 0, y0: 0, y1: 1, yref: "paper", line: { color: style.ink, width: 1.25 } },
         ...(line === null ? [] : [{ type: "line", x0: 0, x1: 1, xref: "paper", y0: line, y1: line, line: { color: style.line, width: 1 } }])] } };
 });
 
