@@ -168,6 +168,7 @@ def test_hostile_names_stay_text_in_the_card(sweep: Path, tmp_path: Path) -> Non
     corpus = folder.parents[1] / "corpus" / marker["inputs"]["corpus"]
     mark(corpus, {"data": {"kind": text, "dataset": text, "task": text}, "format": text}, {})
     record = json.loads((sweep / "job.json").read_text())
+    record["choices"]["transfer"] = text
     record |= {"command": "graftlm run a=/home/me/secret/x.jsonl\n```\n<script>", "overrides": [text]}
     (sweep / "job.json").write_text(json.dumps(record))
     report = json.loads((tmp_path / "sweep/report.json").read_text())

@@ -27,7 +27,9 @@ _reports = sys.modules["report_fixtures"] = importlib.util.module_from_spec(_spe
 _spec.loader.exec_module(_reports)
 fake_sweep, fake_arm = _reports.fake_sweep, _reports.fake_arm
 
-KEYS = {stage: f"{place:020x}" for place, stage in enumerate(("corpus", "pretrain", "finetune", "evaluate"), 10)}
+KEYS = {
+    stage: f"{place:020x}" for place, stage in enumerate(("corpus", "pretrain", "graft", "finetune", "evaluate"), 10)
+}
 HOSTILE = (
     "<script>alert(1)</script>",
     "quotes \" ' ` and | pipes \\ \n\n# newline",
@@ -86,12 +88,13 @@ def stage_context(tmp_path: Path, model_settings: Any, monkeypatch: pytest.Monke
 
 def _fill(folder: Path, stage: str) -> None:
     (folder / "model").mkdir(parents=True, exist_ok=True)
-    inputs = {"corpus": KEYS["corpus"], "pretrain": KEYS["pretrain"]} if stage == "finetune" else {}
-    transfer = {"flops": 500, "counts": {"donor": {"used": 3}}}
+    before = {"graft": ("corpus", "pretrain"), "finetune": ("corpus", "graft")}
+    inputs = {name: KEYS[name] for name in before.get(stage, ())}
+    transfer = {"counts": {"donor": {"used": 3}}}
     for name, value in {
         "artifact.json": {"inputs": inputs},
         "summary.json": {"pairs": {"train": {"count": 7}}},
-        "cost.json": {"flops": {"pretrain": 1000, "finetune": 20_000}.get(stage, 0), "seconds": 2.0},
+        "cost.json": {"flops": {"pretrain": 1000, "graft": 500, "finetune": 20_000}.get(stage, 0), "seconds": 2.0},
         "transfer.json": transfer,
         "model/config.json": {"d_model": 32},
     }.items():

@@ -135,7 +135,7 @@ def test_names_of_arms_cannot_break_a_figure() -> None:
     }
     columns, rows = arms_table(REPORT)
     row = dict(zip(columns, rows[1], strict=True))
-    assert (row["arm"], row["Δ auc"], row["Δ auc low"], row["p (Holm, auc)"]) == ("<b>x</b> · a=1", -0.2, -0.3, 0.01)
+    assert (row["arm"], row["Δ auc"], row["Δ auc low"], row["p (Holm)"]) == ("<b>x</b> · a=1", -0.2, -0.3, 0.01)
     figure = forest(REPORT)
     assert figure.data[0].y == ("bx/b · a=1",)
     assert figure.data[0].error_x.array == pytest.approx((0.1,))

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from graftlm.tracking import tracker
+from graftlm.tracking import lineage, tracker
 from graftlm.tracking.wandb import COMPUTE, STEP, read_note
 
+KEYS = {stage: f"{place:020x}" for place, stage in enumerate(("corpus", "pretrain", "graft", "finetune"), 10)}
 Records = list[dict[str, Any]]
 
 
@@ -27,7 +28,8 @@ def merged(updates: list[dict[str, Any]]) -> dict[str, Any]:
 def test_a_run_and_its_lineage(
     tmp_path: Path, stage_context: Any, fill: Callable[[Path, str], None], read_wandb: Any
 ) -> None:
-    context = stage_context("finetune", ("corpus", "pretrain"), tags=["mine", "y" * 80], group="g" * 200)
+    context = stage_context("finetune", ("corpus", "graft"), tags=["mine", "y" * 80], group="g" * 200)
+    fill(tmp_path / "store" / "pretrain" / KEYS["pretrain"], "pretrain")  # the graft's
     with tracker(context) as track:
         fill(context.work, "finetune")
         for step, loss in ((0, 3.0), (5, 1.5), (10, math.nan)):
@@ -66,6 +68,16 @@ def test_a_run_and_its_lineage(
     assert of_kind(records, "exit")[0]["exit_code"] == 0
 
 
+def test_what_a_model_cost_in_all(tmp_path: Path, stage_context: Any, fill: Callable[[Path, str], None]) -> None:
+    stage_context("evaluate", ("corpus", "pretrain", "graft", "finetune"))
+    folders = {stage: tmp_path / "store" / stage / KEYS[stage] for stage in KEYS}
+    assert lineage.flops_before({"finetune": folders["finetune"]}) == 21_500
+    assert lineage.flops_before({"graft": folders["graft"]}) == 1_500
+    assert lineage.flops_before({"corpus": folders["corpus"]}) == 0
+    (folders["graft"] / "transfer.json").write_text('{"counts": {"donor": {"used": 0}}}')
+    assert lineage.flops_before({"graft": folders["graft"]}) == 500, "a donor that is not read is not charged"
+
+
 def test_who_uses_an_artifact_names_what_its_maker_made(
     tmp_path: Path, stage_context: Any, fill: Callable[[Path, str], None], read_wandb: Any
 ) -> None:
@@ -74,7 +86,7 @@ def test_who_uses_an_artifact_names_what_its_maker_made(
     with tracker(first):
         fill(first.work, "pretrain")
     first.work.rename(first.work.with_suffix(""))
-    with tracker(stage_context("finetune", ("corpus", "pretrain"))):
+    with tracker(stage_context("graft", ("corpus", "pretrain"))):
         pass
     made, using = sorted(
         read_wandb(tmp_path / "logs"), key=lambda run: of_kind(run, "run")[0]["job_type"] != "pretrain"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from graftlm.errors import ReportError, first_line
 from graftlm.export.card import model_card
-from graftlm.export.source import find
+from graftlm.export.source import TRANSFER, find
+from graftlm.store import write_json
 
 __all__ = ["export"]
 CARD = "README.md"
@@ -42,8 +43,8 @@ def export(run: Path, out: Path, store: Path = Path("multirun/store"), force: bo
                 target = partial / path.relative_to(source.finetune / "model")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-        if (source.finetune / "transfer.json").is_file():
-            shutil.copyfile(source.finetune / "transfer.json", partial / "transfer.json")
+        if source.transfer:
+            write_json(partial / TRANSFER, source.transfer)
         (partial / CARD).write_text(model_card(source, out.name), encoding="utf-8", errors="replace")
         _put(partial, out)
     except OSError as error:

@@ -47,7 +47,7 @@ def _metadata(source: Source, name: str, task: str) -> str:
     sources, targets = source.languages
     data = mapping(mapping(source.corpus.get("settings")).get("data"))
     bases = [found for part in ("host", "donor") if (found := _hub_name(_part(source, part)))]
-    tags = ["graftlm", "encoder-transfer", "mbart", "xlm-roberta", str(source.transfer.get("strategy") or "")]
+    tags = ["graftlm", "encoder-transfer", "mbart", "xlm-roberta", source.strategy]
     lines = ["library_name: transformers", "license: unknown", f"pipeline_tag: {task}"]
     lines += _list("language", [language_of(code) for code in dict.fromkeys([*sources, *targets])])
     lines += _list("base_model", bases)
@@ -88,10 +88,11 @@ def _opening(source: Source, task: str) -> str:
     transfer, corpus = source.transfer, mapping(source.corpus.get("settings"))
     sources, targets = source.languages
     if mapping(mapping(transfer.get("counts")).get("donor")).get("used"):
-        strategy = code(transfer.get("strategy"))
-        what = f"An mBART that received parts of an XLM-R by the strategy {strategy} before it was fine-tuned"
+        what = (
+            f"An mBART that received parts of an XLM-R by the strategy {code(source.strategy)} before it was fine-tuned"
+        )
     else:
-        what = f"An mBART, fine-tuned without any weights of an XLM-R (strategy {code(transfer.get('strategy'))})"
+        what = f"An mBART, fine-tuned without any weights of an XLM-R (strategy {code(source.strategy)})"
     langs = f" from {_codes(sources)} to {_codes(targets)}" if sources and targets else ""
     data = escape(_data_words(mapping(corpus.get("data"))))
     return f"{what}, for {task}{langs}; trained on {data}. Made with graftlm {graftlm.__version__}.\n"
@@ -128,7 +129,7 @@ def _transferred(source: Source) -> str:
     lines = ["## What was transferred\n"]
     lines.append(f"- **donor** (XLM-R): {_describe(_part(source, 'donor'))}{_pretraining(source)}")
     lines.append(f"- **host** (mBART): {_describe(_part(source, 'host'))}")
-    lines.append(f"- **strategy**: {code(transfer.get('strategy'))}{' (a control)' if transfer.get('control') else ''}")
+    lines.append(f"- **strategy**: {code(source.strategy)}{' (a control)' if transfer.get('control') else ''}")
     counts = mapping(transfer.get("counts"))
     host, parameters = mapping(counts.get("host")), mapping(counts.get("host_parameters"))
     total = sum(found for value in parameters.values() if (found := number(value))) or 1.0
@@ -195,14 +196,21 @@ def _comparison(source: Source) -> str:
     else:
         words = escape(arm.get("words") or "not compared")
         lines.append(f"This model is of the arm *{escape(arm.get('name'))}*, against the baseline: {words}.")
-        for key, name in (("auc", "validation loss along training"), ("test_loss", "test loss")):
+        primary = mapping(report.get("primary"))
+        told = [(str(primary.get("figure") or "auc"), primary)]
+        told += [("test_loss", mapping(mapping(report.get("figures")).get("test_loss")))]
+        for key, about in told if told[0][0] != "test_loss" else told[:1]:
             found = mapping(mapping(arm.get("difference")).get(key))
             mean, low, high = (number(found.get(part)) for part in ("mean", "low", "high"))
             if mean is not None:
                 between = (
                     f" [{signed(low)}, {signed(high)}]" if low is not None and high is not None else ", no interval"
                 )
-                lines.append(f"- {name}: {signed(mean)}{between} (less is better)")
+                less = "less" if about.get("less", True) else "more"
+                lines.append(f"- {escape(about.get('label') or key)}: {signed(mean)}{between} ({less} is better)")
+    if alarms := rows(arm.get("alarms")):
+        lines += ["\nWhat probes of its outputs found:\n"]
+        lines += [f"- **{escape(item.get('word'))}**. {escape(item.get('text'))}" for item in alarms]
     if caveats := report.get("caveats"):
         lines += ["\nBefore you repeat this:\n", *(f"- {escape(item)}" for item in caveats)]
     lines.append("\nThese are figures of the arm's seeds; this model is one of them.")
@@ -214,7 +222,8 @@ def _cost(source: Source) -> str:
     lines = ["## Cost\n", "| | time | floating-point operations |", "|---|---|---|"]
     if donor:
         lines.append(f"| the donor's training | {duration(donor.get('seconds'))} | {flops(donor.get('flops'))} |")
-    lines.append(f"| the graft | {duration(cost.get('graft_seconds'))} | {flops(cost.get('graft_flops'))} |")
+    if graft := source.graft_cost:
+        lines.append(f"| the graft | {duration(graft.get('seconds'))} | {flops(graft.get('flops'))} |")
     lines.append(f"| fine-tuning | {duration(cost.get('seconds'))} | {flops(cost.get('flops'))} |")
     steps = f"{show(cost.get('steps'), 0)} steps, {show(cost.get('examples'), 0)} examples"
     return "\n".join(lines) + f"\n\n{number(cost.get('parameters')) or 0:,.0f} parameters; fine-tuned for {steps}.\n"
@@ -223,6 +232,9 @@ def _cost(source: Source) -> str:
 def _training(source: Source) -> str:
     settings = mapping(source.marker.get("settings"))
     told = {name: settings.get(name) for name in ("finetune", "transfer") if settings.get(name)}
+    steps = mapping(mapping(source.graft.get("settings")).get("transfer")).get("steps")
+    if steps:
+        told["transfer"] = {**mapping(told.get("transfer")), "steps": steps}
     lines = ["## How it was made\n"]
     if command := source.record.get("command"):
         choices = _without_folders(" ".join(map(str, source.record.get("overrides") or ())))

@@ -14,6 +14,7 @@ from graftlm.report.records import mapping, rows
 from graftlm.store import MARKER, damage, read_marker
 from graftlm.tracking.records import artifacts_of
 
+TRANSFER = "transfer.json"
 _NEEDED = "a job's folder, a finetune artifact, or its key"
 
 
@@ -25,6 +26,8 @@ class Source:
     marker: dict[str, Any]
     transfer: dict[str, Any]
     cost: dict[str, Any]
+    graft: dict[str, Any] = field(default_factory=dict)  # the marker of the graft artifact
+    graft_cost: dict[str, Any] = field(default_factory=dict)
     donor: dict[str, Any] = field(default_factory=dict)  # the marker of the pretrain artifact
     donor_cost: dict[str, Any] = field(default_factory=dict)
     corpus: dict[str, Any] = field(default_factory=dict)
@@ -34,6 +37,13 @@ class Source:
     record: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     arm: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's name: strategies of the same steps share a graft, which names one of them."""
+        named = mapping(self.record.get("choices")).get("transfer")
+        own = mapping(mapping(self.marker.get("settings")).get("transfer")).get("name")
+        return str(named or own or self.transfer.get("strategy") or "")
 
     @property
     def languages(self) -> tuple[list[str], list[str]]:
@@ -101,18 +111,22 @@ def _gather(folder: Path, marker: dict[str, Any], job: Path, record: dict[str, A
     store, inputs = folder.parent.parent, mapping(marker.get("inputs"))
 
     def beside(stage: str) -> Path:
-        return store / stage / str(inputs.get(stage, ""))
+        return store / stage / str(inputs.get(stage, "none"))
 
-    donor = _read(beside("pretrain") / MARKER) if "pretrain" in inputs else {}
+    graft = _read(beside("graft") / MARKER)
+    inputs = {**mapping(graft.get("inputs")), **inputs}
+    donor = _read(beside("pretrain") / MARKER)
     evaluated = next(artifacts_of(job, record, "evaluate"), None) if record else _evaluation_of(store, folder.name)
     report, arm = _comparison(job, record) if record else ({}, {})
     return Source(
         finetune=folder,
         marker=marker,
-        transfer=_read(folder / "transfer.json"),
+        transfer=_read(beside("graft") / TRANSFER) or _read(folder / TRANSFER),
         cost=_read(folder / "cost.json"),
+        graft=graft,
+        graft_cost=_read(beside("graft") / "cost.json"),
         donor=donor,
-        donor_cost=_read(beside("pretrain") / "cost.json") if donor else {},
+        donor_cost=_read(beside("pretrain") / "cost.json"),
         corpus=_read(beside("corpus") / MARKER),
         summary=_read(beside("corpus") / "summary.json"),
         evaluation=_read(evaluated / MARKER) if evaluated else {},

@@ -41,7 +41,11 @@ def to_latex(report: Mapping[str, Any]) -> str:
         item for item in _FIGURES if any(number(mapping(arm.get("mean")).get(item[0])) is not None for arm in arms)
     ]
     confidence = number(report.get("confidence")) or 0.95
-    head = ["Arm", "Seeds", r"Loss\textsuperscript{a}", r"$\Delta$ loss", r"$p$", "Verdict"]
+    primary = mapping(report.get("primary")) or {"figure": "auc", "label": "validation loss along training"}
+    figure = str(primary.get("figure"))
+    shown = [item for item in shown if item[0] != figure]
+    digits = 1 if primary.get("unit") == "points" else 3
+    head = ["Arm", "Seeds", r"Primary\textsuperscript{a}", r"$\Delta$", r"$p$", "Verdict"]
     for _, label in shown:
         head += [label, r"$\Delta$"]
     head += ["Steps", "Compute"]
@@ -54,13 +58,13 @@ def to_latex(report: Mapping[str, Any]) -> str:
         rf"\caption{{{escape(report.get('headline'))}. {escape(report.get('detail'))}",
         rf"Differences against the baseline, paired by seed, with {confidence * 100:g}\% intervals; $p$ after Holm.",
         r"Steps and compute: the share of the baseline's that reached its best validation loss, the donor's training",
-        r"charged. \textsuperscript{a}Mean validation loss over the log-step axis.}",
+        rf"charged. \textsuperscript{{a}}{_capital(escape(primary.get('label')))}.}}",
         r"\label{tab:graftlm}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(head) + r" \\",
         r"\midrule",
-        *(" & ".join(_row(arm, [name for name, _ in shown])) + r" \\" for arm in arms),
+        *(" & ".join(_row(arm, figure, digits, [name for name, _ in shown])) + r" \\" for arm in arms),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -68,15 +72,15 @@ def to_latex(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(arm: Mapping[str, Any], names: list[str]) -> list[str]:
+def _row(arm: Mapping[str, Any], figure: str, digits: int, names: list[str]) -> list[str]:
     mean, difference = mapping(arm.get("mean")), mapping(arm.get("difference"))
-    primary = mapping(difference.get("auc"))
+    primary = mapping(difference.get(figure))
     words = "baseline" if arm.get("is_baseline") else str(arm.get("word") or "not compared")
     row = [
         escape(arm.get("name")) + (" (control)" if arm.get("control") else ""),
         str(len(rows(arm.get("seeds")))),
-        _number(mean.get("auc"), 3),
-        _difference(primary, 3),
+        _number(mean.get(figure), digits),
+        _difference(primary, digits),
         escape(pvalue(primary.get("p_holm"))),
         escape(words),
     ]
@@ -84,6 +88,10 @@ def _row(arm: Mapping[str, Any], names: list[str]) -> list[str]:
         digits = 3 if name == "test_loss" else 1
         row += [_number(mean.get(name), digits), _difference(mapping(difference.get(name)), digits)]
     return [*row, escape(share(mean, "steps_share")), escape(share(mean, "compute_share"))]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _number(value: Any, digits: int) -> str:

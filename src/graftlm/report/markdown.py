@@ -8,6 +8,7 @@ from typing import Any
 from graftlm.report import plain
 from graftlm.report.compare import FIGURES, ArmReport, Report
 from graftlm.report.figures import READS
+from graftlm.report.results import UNITS
 from graftlm.report.text import duration, flops, interval, pvalue, share, show
 
 
@@ -18,17 +19,20 @@ def to_markdown(report: Report) -> str:
         lines += ["## Before you repeat this", "", *(f"- {escape(caveat)}" for caveat in report.caveats), ""]
     lines += ["## Arms", ""]
     names = [name for name in FIGURES if any(arm.mean.get(name) is not None for arm in report.arms)]
-    names = [name for name in names if name not in ("auc", "test_loss", "rouge1", "rouge2")]
-    head = ["arm", "verdict", "seeds", "loss along training", "difference", "p (Holm)", "test loss", "difference"]
+    primary = str(report.primary.get("figure") or "auc")
+    names = [name for name in names if name not in (primary, "auc", "test_loss", "rouge1", "rouge2")]
+    head = ["arm", "verdict", "seeds", FIGURES[primary][0], "difference", "p (Holm)", "test loss", "difference"]
     head += ["steps", "compute", *(FIGURES[name][0] for name in names)]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(_row(arm, names)) + " |" for arm in report.arms]
+    lines += ["| " + " | ".join(_row(arm, primary, names)) + " |" for arm in report.arms]
     lines += [
         "",
         f"Differences are against the baseline, with {report.confidence:.0%} intervals. *steps* and *compute*: the "
         "share of the baseline's that an arm needed to reach the baseline's best validation loss, the donor's "
         "training charged.",
         "",
+        *_contrasts(report),
+        *_alarms(report),
         "## On the way",
         "",
         f"*reads after*: steps until the loss with shuffled sources is {READS} nats worse than with the right ones.",
@@ -62,21 +66,44 @@ def to_markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _row(arm: ArmReport, names: list[str]) -> list[str]:
-    auc, test = arm.difference.get("auc"), arm.difference.get("test_loss")
+def _contrasts(report: Report) -> list[str]:
+    lines = [
+        f"- {escape(item.arm)} against {escape(item.against)}: {escape(item.words)}"
+        + (f" ({interval(item.main, _digits(item.primary))})" if item.main else "")
+        for item in report.contrasts
+    ]
+    return ["## Arms against each other", "", *lines, ""] if lines else []
+
+
+def _alarms(report: Report) -> list[str]:
+    lines = [
+        f"- {escape(arm.name)}: **{escape(item['word'])}**. {escape(item['text'])}"
+        + ("" if item["language"] == "all" else f" ({escape(item['language'])})")
+        for arm in report.arms
+        for item in arm.alarms
+    ]
+    return ["## What the probes found", "", *lines, ""] if lines else []
+
+
+def _digits(figure: str) -> int:
+    return 1 if UNITS[figure] == "points" else 3
+
+
+def _row(arm: ArmReport, primary: str, names: list[str]) -> list[str]:
+    main, test = arm.difference.get(primary), arm.difference.get("test_loss")
     words = "baseline" if arm.is_baseline else arm.words or "not compared"
     return [
         escape(arm.name) + (" (control)" if arm.control else ""),
         escape(words),
         str(len(arm.seeds)),
-        show(arm.mean.get("auc")),
-        interval(auc) if auc else "–",
-        pvalue(auc.p_holm) if auc else "–",
+        show(arm.mean.get(primary), _digits(primary)),
+        interval(main, _digits(primary)) if main else "–",
+        pvalue(main.p_holm) if main else "–",
         show(arm.mean.get("test_loss")),
         interval(test) if test else "–",
         share(arm.mean, "steps_share"),
         share(arm.mean, "compute_share"),
-        *(show(arm.mean.get(name), 3 if name in ("val_loss", "gap") else 1) for name in names),
+        *(show(arm.mean.get(name), _digits(name)) for name in names),
     ]
 
 

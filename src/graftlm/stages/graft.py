@@ -78,10 +78,10 @@ def run(context: StageContext) -> None:
         track.summary(fidelity(report.as_dict()))
         for table in transfer_tables(report.as_dict()):
             track.table(*table)
-    report.write(context.work / "transfer.json")
-    handover.save(host, context.work)
-    corpus.host_tokenizer.save_pretrained(context.work / "model")
-    write_cost(context.work, cost)
+        report.write(context.work / "transfer.json")
+        handover.save(host, context.work)
+        corpus.host_tokenizer.save_pretrained(context.work / "model")
+        write_cost(context.work, cost)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the processes that train are others
 

@@ -17,7 +17,7 @@ import graftlm
 from graftlm.errors import ReportError, first_line
 from graftlm.tracking import cells
 from graftlm.tracking.records import group_of, job_records
-from graftlm.tracking.verdict import ARMS, FOREST, arms_table, difference_name
+from graftlm.tracking.verdict import ARMS, FOREST, arms_table, difference_name, primary
 from graftlm.tracking.wandb import COMPUTE, STEP
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _runs(groups: Sequence[str], settings: Sequence[str]) -> tuple[Any, list[Any
     """Filters and grouping of runs: those with figures of an arm. The donors' losses are on another scale."""
     from wandb_workspaces import expr
 
-    shown = [expr.Metric("JobType").isin(["finetune", "evaluate", "report"])]
+    shown = [expr.Metric("JobType").isin(["graft", "finetune", "evaluate", "report"])]
     if groups:
         shown.insert(0, expr.Metric("Group").isin(list(groups)))
     return expr.And(*shown), [expr.Config("arm"), *(expr.Config(name) for name in settings)]
@@ -196,22 +196,16 @@ def _differences(report: Mapping[str, Any]) -> list[Any]:
     """The forest figure that the sweep's report run holds, its table, and the differences as bars."""
     import wandb_workspaces.reports.v2 as wr
 
-    told = [
-        str(arm.get("name"))
-        for arm in report.get("arms") or ()
-        if (arm.get("difference") or {}).get("auc") and not arm.get("is_baseline")
-    ]
+    figures = report.get("figures") or {}
+    told = [str(arm.get("name")) for arm in report.get("arms") or () if arm.get("difference")]
     bars = [
         wr.BarPlot(
-            title=title,
+            title=f"Difference in {about.get('label')} ({'left' if about.get('less') else 'right'} is better)",
             metrics=[wr.SummaryMetric(difference_name(figure, name)) for name in told[:_ARMS]],
-            title_x=unit,
+            title_x=about.get("unit"),
         )
-        for figure, title, unit in (
-            ("auc", "Loss along training against the baseline (left is better)", "nats a token"),
-            ("test_loss", "Test loss against the baseline (left is better)", "nats a token"),
-        )
-        if told
+        for figure in dict.fromkeys((primary(report), "test_loss"))
+        if told and (about := figures.get(figure))
     ]
     return [
         wr.MediaBrowser(title="Differences with intervals", media_keys=[FOREST]),

@@ -17,10 +17,11 @@ from graftlm.store import MARKER
 _RECORDS = {
     "corpus": ("summary.json",),
     "pretrain": ("cost.json", "metrics.jsonl"),
+    "graft": ("cost.json", "transfer.json"),
     "finetune": ("cost.json", "transfer.json", "metrics.jsonl"),
     "evaluate": ("cost.json", "scores.json"),
 }
-TYPES = {"corpus": "corpus", "pretrain": "donor", "finetune": "host", "evaluate": "evaluation"}
+TYPES = {"corpus": "corpus", "pretrain": "donor", "graft": "graft", "finetune": "host", "evaluate": "evaluation"}
 _MODELS = ("model", "adapter")
 
 
@@ -58,27 +59,28 @@ def of_folder(folder: Path) -> Produced:
     return Produced(stage, key, folder, folder.parent.absolute() / key, records)
 
 
-def flops_before(inputs: Mapping[str, Path], work: Path) -> float:
-    """What was spent before a stage's own training begins: by the donor that its graft reads, and by the graft.
+def flops_before(inputs: Mapping[str, Path]) -> float:
+    """What was spent before a stage's own training begins: on the donor that its graft reads, and on the graft.
 
     For `evaluate` it is all that the model cost.
     """
     if "finetune" in inputs:
         finetune = inputs["finetune"]
-        own = _number(_read(finetune / "cost.json").get("flops"))
-        key = (_read(finetune / MARKER).get("inputs") or {}).get("pretrain")
-        pretrain = finetune.parent.parent / "pretrain" / str(key) if key else None
-        return own + _charged(pretrain, finetune)
-    if "pretrain" in inputs:
-        return _charged(inputs["pretrain"], work)
-    return _charged(None, work)
+        return _number(_read(finetune / "cost.json").get("flops")) + flops_before(_inputs_of(finetune))
+    if "graft" not in inputs:
+        return 0.0
+    graft = inputs["graft"]
+    used = ((_read(graft / "transfer.json").get("counts") or {}).get("donor") or {}).get("used")
+    donor = _inputs_of(graft).get("pretrain")
+    spent = _read(donor / "cost.json").get("flops") if donor is not None and used != 0 else 0
+    return _number(spent) + _number(_read(graft / "cost.json").get("flops"))
 
 
-def _charged(pretrain: Path | None, finetune: Path) -> float:
-    transfer = _read(finetune / "transfer.json")
-    used = ((transfer.get("counts") or {}).get("donor") or {}).get("used")
-    donor = _read(pretrain / "cost.json").get("flops") if pretrain is not None and used != 0 else 0
-    return _number(donor) + _number(transfer.get("flops"))
+def _inputs_of(folder: Path) -> dict[str, Path]:
+    """What a finished artifact was built on, beside it in its store."""
+    found = _read(folder / MARKER).get("inputs")
+    store = folder.parent.parent
+    return {stage: store / stage / str(key) for stage, key in found.items()} if isinstance(found, dict) else {}
 
 
 def _read(path: Path) -> dict[str, Any]:

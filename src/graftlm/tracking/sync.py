@@ -29,7 +29,7 @@ from graftlm.tracking.wandb import read_note
 
 State = Literal["new", "sent", "running"]
 # who made an artifact is sent before those who use it: W&B takes the first who names one for its maker
-_ORDER = ("corpus", "pretrain", "finetune", "evaluate", "report")
+_ORDER = ("corpus", "pretrain", "graft", "finetune", "evaluate", "report")
 _PARALLEL = 5
 _ANSWER = 10.0  # seconds for the server to say anything at all
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FILES = ("report.html", "report.json", "report.md", "report.tex", "arms.csv", "runs.csv", "curves.csv")
 FOREST = "forest"  # the figure of differences, by the name that the dashboard asks for
 ARMS = "arms"  # the table
-_FIGURES = ("auc", "val_loss", "test_loss", "gap", "rougeL", "chrf", "bleu")
+_FIGURES = ("auc", "equal_compute", "val_loss", "test_loss", "gap", "rougeL", "chrf", "bleu")
 
 
 def track_report(folder: Path, logger: LoggerSettings, say: Callable[[str], None]) -> None:
@@ -87,7 +87,7 @@ def arms_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     arms = list(report.get("arms") or ())
     shown = [name for name in _FIGURES if any(isinstance((a.get("mean") or {}).get(name), int | float) for a in arms)]
     columns = ["arm", "verdict", "control", "seeds", *shown]
-    columns += [f"Δ {name}{part}" for name in shown for part in ("", " low", " high")] + ["p (Holm, auc)"]
+    columns += [f"Δ {name}{part}" for name in shown for part in ("", " low", " high")] + ["p (Holm)"]
     rows = []
     for arm in arms:
         mean, found = arm.get("mean") or {}, arm.get("difference") or {}
@@ -99,18 +99,25 @@ def arms_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
         row += [len(arm.get("seeds") or ())]
         row += [mean.get(name) for name in shown]
         row += [(found.get(name) or {}).get(part) for name in shown for part in ("mean", "low", "high")]
-        rows.append([*row, (found.get("auc") or {}).get("p_holm")])
+        rows.append([*row, (found.get(primary(report)) or {}).get("p_holm")])
     return columns, rows
+
+
+def primary(report: Mapping[str, Any]) -> str:
+    """The figure on which the verdict rests."""
+    return str((report.get("primary") or {}).get("figure") or "auc")
 
 
 def forest(report: Mapping[str, Any]) -> Any:
     """The differences of the primary figure with their intervals, as a Plotly figure."""
     import plotly.graph_objects as go
 
+    figure_ = primary(report)
+    about = report.get("primary") or {"label": "validation loss along training", "less": True, "unit": "nats a token"}
     told: list[tuple[str, Mapping[str, Any]]] = [
-        (cells.text(arm.get("name"), 60), arm["difference"]["auc"])
+        (cells.text(arm.get("name"), 60), arm["difference"][figure_])
         for arm in report.get("arms") or ()
-        if (arm.get("difference") or {}).get("auc")
+        if (arm.get("difference") or {}).get(figure_)
     ]
     means = [item.get("mean") for _, item in told]
     above, below = (_arms_of([item for _, item in told], key) for key in ("high", "low"))
@@ -124,8 +131,8 @@ def forest(report: Mapping[str, Any]) -> Any:
     )
     figure.add_vline(x=0, line_dash="dot")
     figure.update_layout(
-        title="Validation loss along training against the baseline (left is better)",
-        xaxis_title="difference, nats a token",
+        title=f"Difference in {about.get('label')} ({'left' if about.get('less') else 'right'} is better)",
+        xaxis_title=f"difference, {about.get('unit')}",
         yaxis={"autorange": "reversed"},
     )
     return figure

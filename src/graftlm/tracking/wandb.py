@@ -77,7 +77,7 @@ class WandbSink:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         if "flops" in metrics:
             if self._before is None:
-                self._before = lineage.flops_before(self._context.inputs, self._context.work)
+                self._before = lineage.flops_before(self._context.inputs)
             metrics = {**metrics, COMPUTE: self._before + metrics["flops"]}
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         if len(finite) < len(metrics):  # W&B takes a NaN for the smallest and the largest value there was
@@ -93,7 +93,7 @@ class WandbSink:
     def done(self) -> None:
         stage, wanted = self._own.stage, self._context.settings.logger.log_models
         if stage == "evaluate":
-            before = lineage.flops_before(self._context.inputs, self._context.work)
+            before = lineage.flops_before(self._context.inputs)
             self._run.summary.update({COMPUTE: before})
         own = lineage.of_folder(self._context.work)  # with the files that it has by now
         labels, settings = self._context.labels, self._context.settings
