@@ -23,6 +23,8 @@ class TrainerSettings:
 
     devices: of this machine, for one job; they share each micro-batch, so that a step is the same step on any number.
     strategy: for several devices: ddp (auto), or fsdp, which needs GPUs.
+    compile: each layer by torch.compile. checkpointing: activations are computed again in the backward pass, not kept:
+    a third more work, a fraction of their memory. profile: so many steps are profiled (`debug=profile`).
     `signals`: those that make a training save and end, besides Ctrl-C; schedulers send one before they take a machine.
     """
 
@@ -35,6 +37,9 @@ class TrainerSettings:
     num_workers: int = setting(0, at_least=0, outcome=False)
     threads: int | None = setting(None, at_least=1, outcome=False)
     detect_anomaly: bool = setting(False, outcome=False)
+    compile: bool = setting(False, outcome=False)
+    checkpointing: bool = setting(False, outcome=False)
+    profile: int = setting(0, at_least=0, outcome=False)
     signals: list[str] = setting(["SIGTERM", "SIGUSR1", "SIGUSR2"], outcome=False)
 
     def check(self, path: str) -> Iterator[Problem]:
@@ -48,6 +53,10 @@ class TrainerSettings:
             yield Problem(f"{path}.strategy", self.strategy, "needs GPUs", "take ddp, or trainer=fsdp")
         if self.accelerator == "mps" and self.devices > 1:
             yield Problem(f"{path}.devices", self.devices, "mps is one device", f"set {path}.devices=1")
+        if self.compile and self.detect_anomaly:
+            yield Problem(f"{path}.compile", True, "hides operations from detect_anomaly", f"set {path}.compile=false")
+        if self.profile and self.devices > 1:
+            yield Problem(f"{path}.profile", self.profile, "profiles one device", f"set {path}.devices=1")
         accelerators = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
         if self.accelerator not in accelerators:
             yield Problem(f"{path}.accelerator", self.accelerator, "is not known", "one of " + ", ".join(accelerators))

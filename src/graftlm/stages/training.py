@@ -27,6 +27,9 @@ from graftlm.running import TrainerSettings
 from graftlm.schema import OptimSettings
 from graftlm.search.pruning import Watch
 from graftlm.stages.memory import kept_heap
+from graftlm.stages.modes import modes
+from graftlm.stages.profiling import FOLDER as PROFILE
+from graftlm.stages.profiling import ProfileSteps
 from graftlm.stages.saving import CHECKPOINT, Clock, Course, StoppedError, WholeFiles, saved
 from graftlm.store import write_json
 from graftlm.tracking import Tracker, validation_losses
@@ -188,6 +191,11 @@ def fit(
         enable_checkpointing=False,
         plugins=[WholeFiles()] if whole else None,
         callbacks=[
+            *(
+                [ProfileSteps(trainer_settings.profile, context.work / PROFILE, context.progress, label)]
+                if trainer_settings.profile
+                else []
+            ),
             *callbacks,
             *([] if whole else [Gather(module.model)]),
             clock,
@@ -198,7 +206,7 @@ def fit(
     )
     path = str(checkpoint) if resumed else None
     try:
-        with quiet(), kept_heap():
+        with quiet(), kept_heap(), modes(module.model, trainer_settings):
             trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except StoppedError:
         interrupt.check()
