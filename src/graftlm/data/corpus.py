@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,8 @@ from graftlm.data.format import HostFormat
 from graftlm.data.languages import CODES, nearest, to_code
 from graftlm.data.rows import SPLITS, Pair, Split
 from graftlm.data.settings import CataloguesData, DataSettings
-from graftlm.data.tokens import TokenFile, TokenWriter
+from graftlm.data.tokens import TokenFile
+from graftlm.data.writing import Writing, languages_of
 from graftlm.errors import CheckpointError, DataError, Problem, StoreError
 from graftlm.schema import ModelSettings, Settings
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 MOST_UNKNOWN = 0.05  # share of <unk> beyond which a tokenizer does not know the text
 _TEXT_SPLITS: tuple[Split, ...] = ("train", "validation")
 _SIDES = {"texts": "texts' tokens", "source": "sources' tokens", "target": "targets' tokens"}
-_ROWS_A_TIME = 2000
 
 
 def build_corpus(settings: Settings, out: Path, progress: Progress | None = None) -> None:
@@ -56,7 +56,8 @@ def build_corpus(settings: Settings, out: Path, progress: Progress | None = None
 
     progress = progress or Silent()
     data = _writable(settings.data, settings.model)
-    prepared = prepare(open_source(data), data, progress)
+    out.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(open_source(data), data, progress, out)
     write_corpus(prepared, settings.model, out, progress)
 
 
@@ -74,13 +75,14 @@ def write_corpus(prepared: Prepared, model: ModelSettings, out: Path, progress: 
     donor, host = _tokenizers(prepared, model, progress)
     _check_languages(prepared, HostFormat.from_tokenizer(host), model)
     languages = _languages(prepared)
-    writing = _Writing(out / "tokens", languages, progress)
+    writing = Writing(out / "tokens", languages, progress)
     dropped = Counter(prepared.dropped)
     counts: dict[str, dict[str, Any]] = {"texts": {}, "pairs": {}}
     for split in _TEXT_SPLITS:
         texts = prepared.texts.get(split, [])
-        writing.write(f"texts.{split}", donor, [row.text for row in texts], [row.lang for row in texts])
-        counts["texts"][split] = _count(row.lang for row in texts)
+        langs = languages_of(texts)
+        writing.write(f"texts.{split}", donor, (row.text for row in texts), langs)
+        counts["texts"][split] = _count(langs)
     for split in SPLITS:
         pairs = prepared.pairs.get(split, [])
         spoken = [pair for pair in pairs if pair.source.strip() and pair.target.strip()]
@@ -182,56 +184,23 @@ class Corpus:
         return [self.languages[index] for index in indices]
 
 
-class _Writing:
-    """Writes token files and keeps count."""
+class _Trained:
+    """The texts that a vocabulary is built of, as often as they are asked for."""
 
-    def __init__(self, folder: Path, languages: Sequence[str], progress: Progress):
-        self._folder = folder
-        self._index = {code: index for index, code in enumerate(languages)}
-        self._progress = progress
-        self._seen = Counter[str]()
-        self._unknown = Counter[str]()
-        self.files: dict[str, TokenFile] = {}
-        self.tokens: dict[str, int] = {}
-        self.lengths: dict[str, dict[str, float]] = {}
+    def __init__(self, prepared: Prepared):
+        self._prepared = prepared
 
-    def write(self, name: str, tokenizer: Any, texts: Sequence[str], langs: Sequence[str]) -> None:
-        unknown = tokenizer.unk_token_id
-        side = name.split(".")[0]
-        with (
-            self._progress.task(f"tokens of {name}", len(texts)) as advance,
-            TokenWriter(self._folder / name, len(tokenizer)) as writer,
-        ):
-            for start in range(0, len(texts), _ROWS_A_TIME):
-                some = texts[start : start + _ROWS_A_TIME]
-                for ids, lang in zip(tokenizers.encode(tokenizer, some), langs[start:], strict=False):
-                    writer.append(ids)
-                    for key in ("all", side, lang):
-                        self._seen[key] += len(ids)
-                        self._unknown[key] += ids.count(unknown)
-                advance(len(some))
-        np.save(self._folder / f"{name}.langs.npy", np.asarray([self._index[lang] for lang in langs], dtype=np.uint8))
-        self.files[name] = TokenFile(self._folder / name)
-        lengths = self.files[name].lengths
-        self.tokens[name] = int(lengths.sum())
-        if len(lengths):
-            self.lengths[name] = {
-                "mean": round(float(lengths.mean()), 1),
-                "median": float(np.median(lengths)),
-                "p95": round(float(np.quantile(lengths, 0.95)), 1),
-                "max": int(lengths.max()),
-            }
-
-    def unknown_shares(self) -> dict[str, float]:
-        """The share of `<unk>` among the tokens of "all", of each side (texts, source, target) and each language."""
-        return {key: self._unknown[key] / count if count else 0.0 for key, count in self._seen.items()}
+    def __iter__(self) -> Iterator[str]:
+        for row in self._prepared.texts["train"]:
+            yield row.text
+        for pair in self._prepared.pairs["train"]:  # a source may give other text for MLM than for its pairs
+            yield pair.source
+            yield pair.target
 
 
 def _tokenizers(prepared: Prepared, model: ModelSettings, progress: Progress) -> tuple[Any, Any]:
     if model.vocab_size is not None:
-        texts = [row.text for row in prepared.texts["train"]]
-        for pair in prepared.pairs["train"]:  # a source may give other text for MLM than for its pairs
-            texts += (pair.source, pair.target)
+        texts = _Trained(prepared)
         if not any(character.isalpha() for text in texts for character in text):
             raise DataError.at("data", None, "a text with no letter: no vocabulary can be built", "give other text")
         with progress.task(f"vocabulary of {model.vocab_size} tokens", None):
@@ -297,7 +266,7 @@ def _check_languages(prepared: Prepared, format: HostFormat, model: ModelSetting
         raise DataError(problems)
 
 
-def _check_unknown(writing: _Writing, model: ModelSettings) -> None:
+def _check_unknown(writing: Writing, model: ModelSettings) -> None:
     # by side: sources that are all unknown would drown in the text for masked-language modelling
     shares = writing.unknown_shares()
     side = max((side for side in _SIDES if side in shares), key=lambda side: shares[side])
@@ -317,7 +286,7 @@ def _check_unknown(writing: _Writing, model: ModelSettings) -> None:
 
 
 def _languages(prepared: Prepared) -> list[str]:
-    found = {row.lang for split in _TEXT_SPLITS for row in prepared.texts.get(split, [])}
+    found = {lang for split in _TEXT_SPLITS for lang in languages_of(prepared.texts.get(split, []))}
     for pairs in prepared.pairs.values():
         found.update(code for pair in pairs for code in (pair.source_lang, pair.target_lang))
     return sorted(found)

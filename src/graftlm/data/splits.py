@@ -1,13 +1,6 @@
 """Rows divided into train, validation and test, without a text in two of them.
 
-How groups are assigned. A row that names its split keeps it. The others are assigned by group, to the splits that no
-row names. Where groups are many and small (the inverse Simpson index of their sizes, times the smaller share, is at
-least 50, so that chance moves a share by about 14%), a group goes where the sha256 of its name, read as a number in
-[0, 1), falls: an assignment that new groups do not disturb. Where groups are few and large (packages), the groups are
-walked in the order of their hashes, and each goes into the held-out split that is emptier, if it still fits there and
-is no more than a third of it (so that several groups make a split), else into train; a held-out split that stays below
-half of its share then takes the group of train that brings it nearest to its share and leaves train the larger part.
-So train keeps the bulk, and large groups stay whole.
+Groups go to splits as `graftlm.data.groups` says; a row that names its split keeps it.
 
 Repeats are compared with whitespace and case folded. A row whose source, or a text that, is the source or target of a
 test row is dropped from validation and train, and likewise for validation rows from train; inside a split one copy is
@@ -16,133 +9,76 @@ kept. A target alone may stand in two splits: short summaries of different texts
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from graftlm.console import Progress, Silent
+from graftlm.data.groups import HELD_OUT, assign_groups, assign_numbers, digest, fold, number_of
 from graftlm.data.rows import SPLITS, Pair, Source, Split, Text
 from graftlm.data.settings import DataSettings
+from graftlm.data.spool import UNNAMED, Spool, Spooled, spooled
 from graftlm.errors import DataError
 
 Row = TypeVar("Row", Pair, Text)
-ENOUGH_GROUPS = 50
-LARGEST_PART = 1 / 3
-_HELD_OUT: tuple[Split, ...] = ("test", "validation")  # in the order of who wins a repeat
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rows of each split, and how many were dropped, by reason."""
+    """The rows of each split, and how many were dropped, by reason. Pairs are in memory, texts may be on disk."""
 
-    pairs: dict[Split, list[Pair]]
-    texts: dict[Split, list[Text]]
+    pairs: Mapping[Split, Sequence[Pair]]
+    texts: Mapping[Split, Sequence[Text]]
     dropped: dict[str, int]
 
 
-def prepare(source: Source, settings: DataSettings, progress: Progress | None = None) -> Prepared:
+def prepare(
+    source: Source, settings: DataSettings, progress: Progress | None = None, folder: Path | None = None
+) -> Prepared:
     """Read a source, divide it, drop repeats, weigh and limit it.
+
+    `folder`: where texts are kept meanwhile, in a file without a name; by default where temporary files are.
 
     Raises:
         DataError: the source cannot be read, or a split is empty.
     """
     progress = progress or Silent()
     with progress.task(f"reading pairs of {settings.name}", None) as advance:
-        pairs = _counted(source.pairs(), advance)
+        pairs = list(_counted(source.pairs(), advance))
     with progress.task(f"reading texts of {settings.name}", None) as advance:
-        texts = _counted(source.texts(), advance)
+        spool = spooled(_counted(source.texts(), advance), _mark, number_of, folder)
     dropped: Counter[str] = Counter(getattr(source, "dropped", {}))
-    divided = divide_pairs(pairs, settings, dropped)
-    split_texts = divide_texts(texts, divided, settings, dropped)
+    divided: Mapping[Split, Sequence[Pair]] = divide_pairs(pairs, settings, dropped)
+    split_texts: Mapping[Split, Sequence[Text]] = divide_spool(spool, divided, settings, dropped)
     weights: Mapping[str, float] = getattr(source, "weights", {})
     if weights:
-        divided["train"] = weigh(divided["train"], weights)
-        split_texts["train"] = weigh(split_texts["train"], weights)
+        divided = {**divided, "train": weigh(divided["train"], weights)}
+        split_texts = {**split_texts, "train": weigh(split_texts["train"], weights)}
     divided = limit(divided, settings.max_pairs, settings)
     split_texts = limit(split_texts, settings.max_texts, settings)
     _refuse_empty(divided, split_texts, settings)
     return Prepared(divided, split_texts, {reason: count for reason, count in sorted(dropped.items()) if count})
 
 
-def _counted(rows: Iterable[Row], advance: Callable[[int], None]) -> list[Row]:
-    kept: list[Row] = []
-    for row in rows:
-        kept.append(row)
-        if len(kept) % 1000 == 0:
+def _counted(rows: Iterable[Row], advance: Callable[[int], None]) -> Iterator[Row]:
+    count = 0
+    for count, row in enumerate(rows, 1):
+        yield row
+        if count % 1000 == 0:
             advance(1000)
-    advance(len(kept) % 1000)
-    return kept
+    advance(count % 1000)
 
 
-def fold(text: str) -> str:
-    """The text as repeats are compared: whitespace and case folded."""
-    return " ".join(text.split()).casefold()
-
-
-def digest(*parts: str) -> bytes:
-    """A short, stable hash: a random order that does not depend on the machine."""
-    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).digest()[:12]
-
-
-def _mark(text: str) -> bytes:
-    return digest(fold(text))
-
-
-def _position(group: str) -> float:
-    """The group's place in [0, 1)."""
-    return int.from_bytes(digest(group)[:8], "big") / 2**64
+def _mark(text: str) -> int:
+    return number_of(fold(text))
 
 
 # --- groups -> splits -----------------------------------------------------------------------------------------------
-
-
-def assign_groups(sizes: Mapping[str, int], shares: Mapping[Split, float]) -> dict[str, Split]:
-    """The split of each group, given the groups' row counts and the share of each held-out split."""
-    shares = {split: share for split, share in shares.items() if share > 0}
-    total = sum(sizes.values())
-    if not shares or not total:
-        return dict.fromkeys(sizes, "train")
-    effective = total**2 / sum(size**2 for size in sizes.values())
-    if effective * min(shares.values()) >= ENOUGH_GROUPS:
-        return {group: _by_hash(group, shares) for group in sizes}
-    return _greedily(sizes, shares, total)
-
-
-def _by_hash(group: str, shares: Mapping[Split, float]) -> Split:
-    position = _position(group)
-    for split in _HELD_OUT:
-        position -= shares.get(split, 0.0)
-        if position < 0:
-            return split
-    return "train"
-
-
-def _greedily(sizes: Mapping[str, int], shares: Mapping[Split, float], total: int) -> dict[str, Split]:
-    order = sorted(sizes, key=lambda group: (digest(group), group))
-    target = {split: max(1.0, share * total) for split, share in shares.items()}
-    filled = dict.fromkeys(target, 0)
-    assigned: dict[str, Split] = {}
-    for group in order:
-        split = min(target, key=lambda each: (filled[each] / target[each], each))
-        if filled[split] + sizes[group] <= target[split] and sizes[group] <= max(1.0, LARGEST_PART * target[split]):
-            assigned[group] = split
-            filled[split] += sizes[group]
-        else:
-            assigned[group] = "train"
-    for split in sorted(target):
-        train = [group for group in order if assigned[group] == "train"]
-        if filled[split] >= 0.5 * target[split] or len(train) < 2:
-            continue
-        best = min(train, key=lambda group: abs(filled[split] + sizes[group] - target[split]))
-        nearer = abs(filled[split] + sizes[best] - target[split]) < target[split] - filled[split]
-        left = sum(sizes[group] for group in train) - sizes[best]
-        # an empty split is worse than a large one, but train must stay the largest
-        if (nearer or not filled[split]) and left >= max(filled[split] + sizes[best], *filled.values()):
-            assigned[best] = split
-            filled[split] += sizes[best]
-    return assigned
 
 
 def _shares(rows: Iterable[Pair | Text], settings: DataSettings) -> dict[Split, float]:
@@ -164,7 +100,7 @@ def assign_texts(texts: Sequence[Text], pairs: Iterable[Pair], settings: DataSet
 
     Texts of groups without a pair are divided between train and validation, since the test split trains nothing.
     """
-    rank = {split: index for index, split in enumerate(_HELD_OUT)}
+    rank = {split: index for index, split in enumerate(HELD_OUT)}
     of_group: dict[str, Split] = {}
     for pair in pairs:
         assert pair.split is not None, "pairs are assigned first"
@@ -191,14 +127,14 @@ def divide_pairs(
     """
     dropped = Counter() if dropped is None else dropped
     rows = by_split(assign_pairs(pairs, settings))
-    held_out: set[bytes] = set()
+    held_out: set[int] = set()
     kept: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
-    for split in (*_HELD_OUT, "train"):
-        texts: set[bytes] = set()
-        seen: set[bytes] = set()
+    for split in (*HELD_OUT, "train"):
+        texts: set[int] = set()
+        seen: set[tuple[int, int, str, str]] = set()
         for pair in rows[split]:
             source, target = _mark(pair.source), _mark(pair.target)
-            key = source + target + f"{pair.source_lang} {pair.target_lang}".encode()
+            key = (source, target, pair.source_lang, pair.target_lang)
             if source in held_out:
                 dropped[f"pairs of {split} whose source is a text of a held-out pair"] += 1
             elif key in seen:
@@ -212,33 +148,55 @@ def divide_pairs(
 
 
 def divide_texts(
-    texts: Sequence[Text],
+    texts: Iterable[Text],
     pairs: Mapping[Split, Collection[Pair]],
     settings: DataSettings,
     dropped: Counter[str] | None = None,
-) -> dict[Split, list[Text]]:
+) -> dict[Split, Spooled]:
     """Texts by split, in their order, without repeats and without any text of a held-out pair in another split."""
+    return divide_spool(spooled(texts, _mark, number_of), pairs, settings, dropped)
+
+
+def divide_spool(
+    spool: Spool,
+    pairs: Mapping[Split, Collection[Pair]],
+    settings: DataSettings,
+    dropped: Counter[str] | None = None,
+) -> dict[Split, Spooled]:
+    """`divide_texts` of texts that are on disk: by their numbers, all at once."""
     dropped = Counter() if dropped is None else dropped
-    everything = [
-        pair if pair.split is not None else replace(pair, split=split) for split, some in pairs.items() for pair in some
-    ]
-    rows = by_split(assign_texts(texts, everything, settings))
-    held_out: set[bytes] = set()
-    kept: dict[Split, list[Text]] = {split: [] for split in SPLITS}
-    for split in (*_HELD_OUT, "train"):
-        of_pairs = {_mark(text) for pair in pairs.get(split, ()) for text in (pair.source, pair.target)}
-        seen: set[bytes] = set()
-        for text in rows[split]:
-            key = _mark(text.text)
-            if key in held_out:
-                dropped[f"texts of {split} that are a text of a held-out row"] += 1
-            elif key in seen:
-                dropped[f"texts of {split} that repeat another"] += 1
-            else:
-                seen.add(key)
-                kept[split].append(text)
-        held_out |= seen | of_pairs
-    return kept
+    splits, marks = _assign_spool(spool, pairs, settings), np.asarray(spool.marks, dtype=np.uint64)
+    held_out = np.empty(0, dtype=np.uint64)
+    kept: dict[Split, Spooled] = {}
+    for split in (*HELD_OUT, "train"):
+        rows = np.flatnonzero(splits == SPLITS.index(split))
+        fresh = rows[~np.isin(marks[rows], held_out)]
+        if len(rows) > len(fresh):
+            dropped[f"texts of {split} that are a text of a held-out row"] += len(rows) - len(fresh)
+        once = fresh[np.sort(np.unique(marks[fresh], return_index=True)[1])]
+        if len(fresh) > len(once):
+            dropped[f"texts of {split} that repeat another"] += len(fresh) - len(once)
+        kept[split] = Spooled(spool, once, split)
+        of_pairs = [_mark(text) for pair in pairs.get(split, ()) for text in (pair.source, pair.target)]
+        held_out = np.unique(np.concatenate([held_out, marks[once], np.asarray(of_pairs, dtype=np.uint64)]))
+    return {split: kept[split] for split in SPLITS}
+
+
+def _assign_spool(
+    spool: Spool, pairs: Mapping[Split, Collection[Pair]], settings: DataSettings
+) -> npt.NDArray[np.uint8]:
+    """The split of each text, as `assign_texts`."""
+    splits, groups = spool.splits.copy(), np.asarray(spool.groups, dtype=np.uint64)
+    unnamed = splits == UNNAMED
+    has_validation = bool((splits == SPLITS.index("validation")).any())
+    for split in ("train", "validation", "test"):  # of the splits of a group's pairs the last named counts
+        own = np.asarray(list({number_of(pair.group) for pair in pairs.get(split, ())}), dtype=np.uint64)
+        splits[unnamed & np.isin(groups, own)] = SPLITS.index(split)
+    alone = splits == UNNAMED
+    names, sizes = np.unique(groups[alone], return_counts=True)
+    shares: dict[Split, float] = {} if has_validation else {"validation": settings.validation_share}
+    splits[alone] = assign_numbers(names, sizes, shares)[np.searchsorted(names, groups[alone])]
+    return splits
 
 
 def by_split(rows: Sequence[Row]) -> dict[Split, list[Row]]:
@@ -259,34 +217,46 @@ def _order(row: Pair | Text) -> bytes:
     return digest(row.text, row.lang, row.group)
 
 
-def draw(rows: Sequence[Row], count: int) -> list[Row]:
+def draw(rows: Sequence[Row], count: int) -> Sequence[Row]:
     """`count` rows chosen by their hashes, in their own order; all where there are not more."""
+    return _take(rows, _drawn(rows, count))
+
+
+def _drawn(rows: Sequence[Row], count: int) -> npt.NDArray[np.int64]:
     if count >= len(rows):
-        return list(rows)
-    chosen = sorted(range(len(rows)), key=lambda index: (_order(rows[index]), index))[:count]
-    return [rows[index] for index in sorted(chosen)]
+        return np.arange(len(rows))
+    keys = np.fromiter((int.from_bytes(_order(row)[:8], "big") for row in rows), dtype=np.uint64, count=len(rows))
+    return np.sort(np.argsort(keys, kind="stable")[:count])
 
 
-def weigh(rows: Sequence[Row], weights: Mapping[str, float]) -> list[Row]:
+def _take(rows: Sequence[Row], places: npt.NDArray[np.int64]) -> Sequence[Row]:
+    return rows.take(places) if isinstance(rows, Spooled) else [rows[place] for place in places.tolist()]
+
+
+def weigh(rows: Sequence[Row], weights: Mapping[str, float]) -> Sequence[Row]:
     """Rows of each part (the group up to its first `/`) as often as its weight says: 2.5 is two copies and a half."""
-    parts: dict[str, list[Row]] = {}
-    for row in rows:
-        parts.setdefault(row.group.split("/", 1)[0], []).append(row)
-    weighed: list[Row] = []
-    for name, part in parts.items():
+    numbers: dict[str, int] = {}
+    parts = np.fromiter(
+        (numbers.setdefault(row.group.split("/", 1)[0], len(numbers)) for row in rows), dtype=np.int64, count=len(rows)
+    )
+    places: list[npt.NDArray[np.int64]] = [np.arange(0)]
+    for name, number in numbers.items():
+        part = np.flatnonzero(parts == number)
         weight = weights.get(name, 1.0)
-        weighed += part * int(weight)
         rest = round((weight - int(weight)) * len(part))
+        places += [part] * int(weight)
         if rest:
-            weighed += draw(part, rest)
-    return weighed
+            places.append(part[_drawn(_take(rows, part), rest)])
+    return _take(rows, np.concatenate(places))
 
 
-def limit(rows: dict[Split, list[Row]], most: int | None, settings: DataSettings) -> dict[Split, list[Row]]:
+def limit(
+    rows: Mapping[Split, Sequence[Row]], most: int | None, settings: DataSettings
+) -> Mapping[Split, Sequence[Row]]:
     """At most `most` rows in all: held-out splits keep at most their share of it (one row at least), train the rest."""
     if most is None or sum(map(len, rows.values())) <= most:
         return rows
-    kept: dict[Split, list[Row]] = {
+    kept: dict[Split, Sequence[Row]] = {
         "validation": draw(rows["validation"], max(1, round(settings.validation_share * most))),
         "test": draw(rows["test"], max(1, round(settings.test_share * most))),
     }
@@ -294,7 +264,9 @@ def limit(rows: dict[Split, list[Row]], most: int | None, settings: DataSettings
     return {split: kept[split] for split in SPLITS}
 
 
-def _refuse_empty(pairs: Mapping[Split, list[Pair]], texts: Mapping[Split, list[Text]], settings: DataSettings) -> None:
+def _refuse_empty(
+    pairs: Mapping[Split, Sequence[Pair]], texts: Mapping[Split, Sequence[Text]], settings: DataSettings
+) -> None:
     """Raise where a split that training or evaluation needs holds nothing."""
     total = sum(map(len, pairs.values()))
     if not total:

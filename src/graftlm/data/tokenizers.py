@@ -14,7 +14,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,11 +64,11 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return [item.ids for item in fast([plain(text) for text in texts], add_special_tokens=False)]
 
 
-def train_pieces(texts: Sequence[str], vocab_size: int) -> list[Piece]:
+def train_pieces(texts: Iterable[str], vocab_size: int) -> list[Piece]:
     """Pieces and their log-probabilities, most likely first (unigram, Kudo 2018, by the sentencepiece library).
 
     Args:
-        texts: the training split; some of it is read (`CHARACTERS_A_PIECE`), spread evenly over the texts.
+        texts: the training split, walked twice; some of it is read (`CHARACTERS_A_PIECE`), spread evenly over it.
         vocab_size: of the donor's whole vocabulary: the 5 special tokens count. Little text gives fewer pieces.
 
     The same text gives the same pieces in every process. The trainer of the `tokenizers` library would not: it walks
@@ -226,7 +226,7 @@ def _xlmr_pre_tokenizer() -> Any:
     )
 
 
-def _sample(texts: Sequence[str], characters: int) -> list[str]:
+def _sample(texts: Iterable[str], characters: int) -> list[str]:
     """Texts spread evenly, with about so many characters in all."""
     share = characters / max(sum(map(len, texts)), 1)
     if share >= 1:

@@ -7,6 +7,7 @@ against 1.5 million from grouped Arrow tables (one core, measured before this wa
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,12 +31,17 @@ class TokenWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._type = width_for(vocab_size)
         self._file = _with(self._path, ".bin").open("wb")
-        self._offsets = [0]
+        self._offsets = array("q", [0])  # 8 bytes a row: rows may be very many
 
     def append(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> None:
         """One row; it may be empty."""
         self._file.write(np.asarray(ids, dtype=self._type).tobytes())
         self._offsets.append(self._offsets[-1] + len(ids))
+
+    def extend(self, ids: npt.NDArray[np.integer], lengths: npt.NDArray[np.integer]) -> None:
+        """Many rows: their ids one after another, and the length of each."""
+        self._file.write(ids.astype(self._type).tobytes())
+        self._offsets.frombytes((self._offsets[-1] + np.cumsum(lengths, dtype=np.int64)).tobytes())
 
     def close(self) -> None:
         self._file.close()

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graftlm.data.groups import fold
 from graftlm.data.languages import MBART50, to_code
 from graftlm.data.rows import Pair, Text
 from graftlm.data.settings import CataloguesData
 from graftlm.data.sources.docstrings import find_distribution, normal_name
-from graftlm.data.splits import fold
 from graftlm.errors import DataError, Problem
 
 EXTRACTION = 1  # raise when the same files would give other rows

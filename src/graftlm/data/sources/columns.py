@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graftlm.data.groups import digest, fold
 from graftlm.data.languages import nearest, to_code
 from graftlm.data.rows import Pair, Split, Text
 from graftlm.data.settings import Columns
-from graftlm.data.splits import digest, fold
 from graftlm.errors import DataError, Problem
 
 ABSENT = object()

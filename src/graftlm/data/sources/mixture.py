@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 from graftlm.data.rows import SPLITS, Pair, Source, Text
 from graftlm.data.settings import MixtureData
-from graftlm.data.splits import assign_pairs, assign_texts, by_split, limit
 from graftlm.errors import Problem
 
 
@@ -59,6 +58,8 @@ class MixtureSource:
         return {"kind": "mixture", "parts": {name: part.fingerprint() for name, part in self._parts.items()}}
 
     def pairs(self) -> Iterator[Pair]:
+        from graftlm.data.splits import by_split, limit
+
         for name, settings in self.settings.parts().items():
             rows = limit(by_split(self._assigned(name)), settings.max_pairs, settings)
             for split in SPLITS:
@@ -66,6 +67,8 @@ class MixtureSource:
                     yield replace(pair, group=f"{name}/{pair.group}")
 
     def texts(self) -> Iterator[Text]:
+        from graftlm.data.splits import assign_texts, by_split, limit
+
         for name, settings in self.settings.parts().items():
             texts = assign_texts(list(self._parts[name].texts()), self._assigned(name), settings)
             rows = limit(by_split(texts), settings.max_texts, settings)
@@ -75,6 +78,8 @@ class MixtureSource:
 
     def _assigned(self, name: str) -> list[Pair]:
         """All pairs of a part with their splits; kept, since its texts follow them."""
+        from graftlm.data.splits import assign_pairs
+
         if name not in self._pairs:
             self._pairs[name] = assign_pairs(list(self._parts[name].pairs()), self.settings.parts()[name])
         return self._pairs[name]
