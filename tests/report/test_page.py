@@ -112,9 +112,9 @@ def test_arms_are_hidden_in_all_plots_at_once(page: Any) -> None:
     assert page.evaluate(lines.format("curves")) == page.evaluate(lines.format("fidelity")) == 0
     assert page.locator("#samples .by:visible", has_text="naive").count() == 0
     assert page.locator("#samples .by:visible", has_text="shuffled").count() > 0
-    page.locator("#learning .legend button", has_text=re.compile("^none$")).last.click()
+    page.locator("#learning .legend .set", has_text="hide all").click()
     assert "No arm is shown" in page.inner_text("#curves")
-    page.locator("#learning .legend .set", has_text="all").click()
+    page.locator("#learning .legend .set", has_text="show all").click()
     assert page.locator("#curves svg.main-svg").count() > 0
     assert page.inner_text("#learning .legend .said") == "7 of 7 shown"
     assert page.troubles == []

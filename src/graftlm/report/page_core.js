@@ -179,7 +179,7 @@ function legends() {
       node.append(button);
     });
     if (arms.length < 4) return;
-    const sets = [["all", places], ["none", []]];
+    const sets = [["show all", places], ["hide all", []]];
     if (arms.length > 7) sets.splice(1, 0, ["best five", best]);
     sets.forEach(([label, wanted]) => {
       const button = make("button", { type: "button", class: "set", text: label });

@@ -96,7 +96,7 @@ define("curves", (style) => {
   return { traces, table, says: shownArms().length ? "This figure was not recorded for the arms that are shown." : "No arm is shown: choose some above.",
     layout: { hovermode: compact || by !== "step" || single ? "closest" : "x unified",
       xaxis: { title: { text: AXES[by] + (log ? (by === "step" ? " + 1 (log scale)" : " (log scale)") : "") }, type: log ? "log" : "linear", exponentformat: by === "flops" ? "power" : "SI", dtick: log && by !== "flops" ? 1 : undefined, nticks: narrow() ? 5 : 8 },
-      yaxis: { title: { text: $("curve-figure").selectedOptions[0].textContent }, range: kept.length ? [low - pad, high + pad] : undefined, nticks: 8 },
+      yaxis: { title: { text: narrow() ? "" : $("curve-figure").selectedOptions[0].textContent }, range: kept.length ? [low - pad, high + pad] : undefined, nticks: 8 },
       shapes: name === "difference" ? [{ type: "line", x0: 0, x1: 1, xref: "paper", y0: 0, y1: 0, line: { color: style.ink, width: 1.5 } }] : [] } };
 });
 
@@ -114,5 +114,5 @@ define("fidelity", (style) => {
   const most = Math.max(0, ...arms.filter((arm) => arm.fidelity).flatMap((arm) => arm.fidelity.layer));
   return { traces, table, says: "No fidelity was measured for the arms that are shown.",
     layout: { hovermode: "closest", xaxis: { title: { text: "encoder layer (0: embeddings)" }, dtick: Math.max(1, Math.round(most / 12)), tick0: 0, range: [-0.25, most + 0.25] },
-      yaxis: { title: { text: $("fidelity-figure") ? $("fidelity-figure").selectedOptions[0].textContent : "" }, ...(name === "relative_error" ? { rangemode: "tozero" } : { range: [Math.min(-0.02, ...traces.flatMap((trace) => trace.y).filter((y) => y !== null)), 1.04] }) } } };
+      yaxis: { title: { text: !narrow() && $("fidelity-figure") ? $("fidelity-figure").selectedOptions[0].textContent : "" }, ...(name === "relative_error" ? { rangemode: "tozero" } : { range: [Math.min(-0.02, ...traces.flatMap((trace) => trace.y).filter((y) => y !== null)), 1.04] }) } } };
 });
