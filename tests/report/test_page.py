@@ -353,6 +353,35 @@ def test_hostile_text_stays_text(fake_sweep: Any, fake_arm: Any, tmp_path: Path,
     assert "<script" not in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
+def test_what_was_declared_and_what_alarms(fake_sweep: Any, fake_arm: Any, tmp_path: Path, open_page: Any) -> None:
+    declared = (("report.primary", "chrf"), ("report.contrasts", [["calibrated", "shuffled"]]))
+    sweep = fake_sweep(examples=30)
+    arms = [
+        fake_arm("none", settings=declared),
+        fake_arm("calibrated", early=-0.5, late=-0.2, settings=declared, probes=(("in_language", 0.4),)),
+        fake_arm("weak", late=0.3, settings=declared, probes=(("copied", 0.9), ("degenerate", 0.5))),
+        fake_arm("shuffled", late=0.1, control=True, settings=declared),
+    ]
+    sweep.sweep(arms, (1, 2, 3, 4))
+    build_report([sweep.root], tmp_path / "out")
+    page = open_page(tmp_path / "out" / "report.html")
+    assert page.input_value("#forest-figure") == "chrf"
+    assert page.inner_text("#verdict dt").startswith("ChrF")
+    assert "points" in page.inner_text("#verdict dd >> nth=0")
+    drawn = page.evaluate("document.getElementById('forest').layout.yaxis.ticktext.map((text) => text.trim())")
+    assert drawn == ["calibrated", "weak", "shuffled"]  # more is better; controls come last
+    weak = page.locator("#arms tbody tr", has_text="weak").first
+    assert weak.locator(".alarm").inner_text().strip() == "copies and 1 more"
+    weak.locator(".alarm").click()
+    row = page.locator("#reading tbody tr", has_text="calibrated")
+    assert "wrong language 40% of its outputs" in row.inner_text()
+    contrast = page.locator("#arms table", has_text="against").locator("tbody tr")
+    assert contrast.all_inner_texts()[0].split()[:2] == ["calibrated", "shuffled"]
+    page.locator("summary", has_text="worst examples").click()
+    assert page.locator("#samples details table tbody tr:visible").count() > 10
+    assert page.troubles == []
+
+
 def test_empty_parts_say_why(fake_sweep: Any, fake_arm: Any, tmp_path: Path, open_page: Any) -> None:
     sweep = fake_sweep(examples=3)
     sweep.job(fake_arm("none"), 1, status="failed", error="out of memory")

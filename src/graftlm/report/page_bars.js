@@ -31,11 +31,16 @@ function bars(style, rows, traces, title, extra = {}) {
   const phone = narrow(), step = phone ? 44 : rows.length > 30 ? 22 : 32;
   return { traces, height: 70 + step * rows.length, layout: { hovermode: "closest", barmode: "stack", bargap: phone ? 0.62 : 0.45, ...extra, margin: { t: 6, ...extra.margin, l: phone ? 10 : room(rows) },
     annotations: [...(phone ? rows.map((arm, place) => ({ x: 0, xref: "paper", xanchor: "left", y: -place + 0.36, text: short(arm.label, 30) + (arm.control ? ` <span style="color:${style.soft}">control</span>` : ""), showarrow: false })) : []), ...(extra.annotations || [])],
-    xaxis: { title: { text: title }, rangemode: "tozero", fixedrange: phone, ...(extra.xaxis || {}) },
+    xaxis: { title: { text: title }, rangemode: "tozero", fixedrange: phone, ...extra.xaxis },
     yaxis: { tickvals: phone ? [] : rows.map((_, place) => -place), ticktext: rows.map((arm) => short(arm.label, 30) + "  "), showgrid: false, ticks: "", showline: false, range: [0.4 - rows.length, phone ? 0.8 : 0.6], fixedrange: true, automargin: false } } };
 }
 
 const some = (test) => arms.filter((arm, place) => test(arm) && (arms.length <= 24 || visible[place]));
+// a gap of a thousandth must look like one: the axis goes to 0.05 at least
+function gapRange(rows) {
+  const gaps = rows.flatMap((arm) => arm.gaps), low = Math.min(0, ...gaps), high = Math.max(0.05, ...gaps), pad = 0.04 * (high - low);
+  return [low < 0 ? low - pad : 0, high + pad];
+}
 define("probe", (style) => {
   const rows = some((arm) => arm.gaps.length), table = [["arm", "gap"], ...rows.flatMap((arm) => arm.gaps.map((gap) => [arm.name, gap]))];
   const traces = rows.flatMap((arm, place) => {
@@ -44,7 +49,7 @@ define("probe", (style) => {
       { type: "scatter", mode: "lines", x: [0, mean], y: [-place, -place], line: { color: colour, width: 4, dash: arm.control ? "dot" : "solid" }, hoverinfo: "skip" },
       { type: "scatter", mode: "markers", x: arm.gaps, y: arm.gaps.map(() => -place), marker: { color: faint(colour, 0.6), size: 8, symbol: arm.symbol, line: { width: arm.control ? 1.5 : 0, color: colour } }, hovertemplate: `<b>${plain(arm.label)}</b>: %{x:.3f}<extra></extra>` }];
   });
-  return { ...bars(style, rows, traces, narrow() ? "gap (nats a token)" : "loss with shuffled sources minus loss with the right ones (nats a token)"), table };
+  return { ...bars(style, rows, traces, narrow() ? "gap (nats a token)" : "loss with shuffled sources minus loss with the right ones (nats a token)", { xaxis: { exponentformat: "none", range: gapRange(rows) } }), table };
 });
 
 define("cost", (style) => {
