@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,14 +22,22 @@ from graftlm.tracking.wandb import NOTE
 KEY = "a" * 40
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("written") / "logs"
+
+
 @pytest.fixture
-def written(stage_context: Any, fill: Callable[[Path, str], None], tmp_path: Path) -> Path:
-    """A folder with the offline runs of two stages, the later stage's first."""
-    for stage, inputs in (("finetune", ("corpus",)), ("corpus", ())):
-        context = stage_context(stage, inputs)
-        with tracker(context):
-            fill(context.work, stage)
-    return tmp_path / "logs"
+def written(stage_context: Any, fill: Callable[[Path, str], None], tmp_path: Path, once: Path) -> Path:
+    """A folder with the offline runs of two stages, the later stage's first; written once, and copied."""
+    if not once.exists():
+        for stage, inputs in (("finetune", ("corpus",)), ("corpus", ())):
+            context = stage_context(stage, inputs)
+            with tracker(context):
+                fill(context.work, stage)
+        shutil.copytree(tmp_path / "logs", once, symlinks=True)
+        shutil.rmtree(tmp_path / "logs")
+    return Path(shutil.copytree(once, tmp_path / "logs", symlinks=True))
 
 
 def command(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -30,8 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("dirs", nargs="*", metavar="DIR", help=f"default: {_ROOT}")
     sync.add_argument("--dry-run", action="store_true", help="list them only")
     sync.add_argument("--again", action="store_true", help="those that were sent before, too")
-    patience = "give up after so long without any news (default: 120)"
-    sync.add_argument("--patience", type=float, default=120.0, metavar="SECONDS", help=patience)
+    patience = "give up after so long without any news (default: 600)"
+    sync.add_argument("--patience", type=float, default=600.0, metavar="SECONDS", help=patience)
     about = "make a W&B workspace and a W&B report of finished sweeps (pip install 'graftlm[dashboard]')"
     board = commands.add_parser("dashboard", help=about, description=about.capitalize() + ".")
     board.set_defaults(act=_dashboard)
