@@ -7,7 +7,8 @@ After each kill, and at the end: an artifact that was there is the very same one
 the end: every file of the store has the bits of the calm run, times apart; nothing else is left in it; and the command
 given once more trains nothing. A sweep that ended is followed by another in a new folder, until all kills are spent.
 The processes are real ones, forked with the libraries loaded, so that the moments fall into the work and not into the
-loading.
+loading. A moment is so much processor time, not a time of the clock: on a busy machine they come as far as on an idle
+one. Needs Linux.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+LONG = 1800.0  # seconds after which a process is taken to hang
 WORDS = [
     "run", "-m", "experiment=smoke", "trainer=cpu", "trainer.threads=1", "trainer.accumulate=2",
     "data.max_pairs=150", "data.max_texts=300", "model.vocab_size=500",
@@ -65,15 +67,27 @@ def start(folder: Path, words: list[str]) -> int:
         os._exit(code)
 
 
-def wait(child: int, seconds: float) -> int | None:
-    """Its exit code, or None if it runs still after so many seconds."""
-    deadline = time.monotonic() + seconds
+def spent(child: int) -> float:
+    """Seconds of processor time that a process has had, its threads included."""
+    try:
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it is gone
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait(child: int, seconds: float = LONG) -> tuple[int, float] | None:
+    """Its exit code and processor time, or None once it has had so many seconds of that and runs still."""
+    deadline = time.monotonic() + LONG
     while True:
-        done, status = os.waitpid(child, os.WNOHANG)
+        done, status, used = os.wait4(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= deadline:
+            return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+        if spent(child) >= seconds:
             return None
+        if time.monotonic() >= deadline:
+            os.killpg(child, signal.SIGKILL)
+            raise TimeoutError(f"process {child} runs since {LONG:.0f} s: it hangs")
         time.sleep(0.002)
 
 
@@ -125,7 +139,7 @@ def differences(calm: Path, disturbed: Path) -> list[str]:
 def rerun(folder: Path, words: list[str]) -> list[str]:
     """The finished command once more: what is wrong with that; says how long it took."""
     before, begun = artifacts(folder), time.monotonic()
-    code = wait(start(folder, words), 600)
+    ended = wait(start(folder, words))
     seconds = time.monotonic() - begun
     (newest,) = sorted(folder.glob("multirun/2*"))[-1:]
     records = [json.loads(path.read_text()) for path in newest.glob("*/job.json")]
@@ -133,7 +147,11 @@ def rerun(folder: Path, words: list[str]) -> list[str]:
     print(
         f"  once more: {reused} of {len(records)} jobs reused in {seconds:.2f} s ({seconds / len(records):.2f} s a job)"
     )
-    return [] if code == 0 and reused == len(records) and artifacts(folder) == before else ["something was made again"]
+    return (
+        []
+        if ended and ended[0] == 0 and reused == len(records) and artifacts(folder) == before
+        else ["something was made again"]
+    )
 
 
 def main() -> int:
@@ -153,15 +171,20 @@ def main() -> int:
     load()
     begun = time.monotonic()
     child = start(root / "calm", words)
-    while not list((root / "calm").glob("multirun/store/*/*.partial")) and (code := wait(child, 0.01)) is None:
-        pass
-    work = time.monotonic() - begun  # when the work began
-    code = wait(child, 1200)
-    whole = time.monotonic() - begun
-    if code != 0:
-        print((root / "calm" / "log").read_text(), f"the calm run ended with {code}")
+    ended: tuple[int, float] | None = None
+    while ended is None and not list((root / "calm").glob("multirun/store/*/*.partial")):
+        ended = wait(child, 0.0)
+    work = spent(child)  # when the work began
+    ended = ended or wait(child)
+    if ended is None or ended[0] != 0:
+        print((root / "calm" / "log").read_text(), f"the calm run ended with {ended and ended[0]}")
         return 1
-    print(f"calm: {len(artifacts(root / 'calm'))} artifacts in {whole:.1f} s, work from {work:.1f} s", flush=True)
+    whole = ended[1]
+    print(
+        f"calm: {len(artifacts(root / 'calm'))} artifacts in {time.monotonic() - begun:.1f} s, of processor time "
+        f"{whole:.1f} s, work from {work:.1f} s",
+        flush=True,
+    )
     wrong = [f"calm: {line}" for line in rerun(root / "calm", words)]
     kills = sweeps = 0
     while kills < options.kills and not wrong:
@@ -174,8 +197,8 @@ def main() -> int:
             # moments of the first part alone come to all of it, and a sweep takes several
             moment = draw.uniform(0, work) if draw.random() < 0.2 else draw.uniform(work, work + 0.4 * (whole - work))
             child = start(folder, words)
-            code = wait(child, moment if kills < options.kills else 1200)
-            if code is None:
+            ended = wait(child, moment if kills < options.kills else LONG)
+            if ended is None:
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 kills, here = kills + 1, here + 1
@@ -183,10 +206,10 @@ def main() -> int:
             found = artifacts(folder)
             wrong += [f"sweep {sweeps}: made again: {name}" for name in there if found.get(name) != there[name]]
             there = found
-            if code is not None:
+            if ended is not None:
                 break
-        if code != 0:
-            wrong.append(f"sweep {sweeps} ended with {code}: {(folder / 'log').read_text()[-2000:]}")
+        if ended[0] != 0:
+            wrong.append(f"sweep {sweeps} ended with {ended[0]}: {(folder / 'log').read_text()[-2000:]}")
             break
         wrong += [f"sweep {sweeps}: {line}" for line in differences(root / "calm", folder)]
         wrong += [f"sweep {sweeps}: {line}" for line in rerun(folder, words)]

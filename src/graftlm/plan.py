@@ -17,7 +17,7 @@ from graftlm.checkpoint import package_identity
 from graftlm.compose import Job
 from graftlm.data.settings import DataSettings
 from graftlm.data.sources import check_source, open_source
-from graftlm.errors import CheckpointError, Problem, SettingsError
+from graftlm.errors import CheckpointError, GraftlmError, Problem, SettingsError
 from graftlm.fields import outcome
 from graftlm.schema import Settings, TransferSettings
 from graftlm.store import StageKey, Store
@@ -266,8 +266,9 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
             problems += _check_device(settings.trainer.accelerator)
         if once("logger" + settings.logger.kind):
             problems += settings.logger.missing("logger")
-        if once("store" + settings.store.dir):
-            problems += _check_folder("store.dir", settings.store.dir)
+        unwritable = _check_folder("store.dir", settings.store.dir)
+        if unwritable and not _all_there(settings, fingerprints) and once("store" + settings.store.dir):
+            problems += unwritable
     if problems:
         raise SettingsError(problems)
 
@@ -329,6 +330,15 @@ def _check_device(accelerator: str) -> list[Problem]:
     return [
         Problem("trainer.accelerator", accelerator, "is not there on this machine", "take trainer=auto or trainer=cpu")
     ]
+
+
+def _all_there(settings: Settings, fingerprints: Fingerprints) -> bool:
+    """Whether a job has nothing to write: of a store that is there to be read only, it may be given what that holds."""
+    store = Store(Path(settings.store.dir).expanduser())
+    try:
+        return settings.search.sampler is None and all(store.holds(key) for key in stage_keys(settings, fingerprints))
+    except GraftlmError:
+        return False
 
 
 def _check_folder(path: str, folder: str) -> list[Problem]:

@@ -120,7 +120,8 @@ class Corpus:
         try:
             self.summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise StoreError.at("store", self.path, f"holds no corpus: {error}", "delete the artifact") from error
+            remedy = "delete its folder, if it is there, and give the command again"
+            raise StoreError.at("store", self.path, f"holds no corpus: {error}", remedy) from error
         self.languages: list[str] = self.summary["languages"]
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[Path]]:

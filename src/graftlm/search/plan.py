@@ -28,7 +28,9 @@ def plan_search(search: Search) -> Iterator[str]:
     planned = plan(search.corners)
     for name in VERSIONS:
         stages = [stage for job in planned for stage in job if stage.key.stage == name]
-        keys = {stage.key.key: stage.state for stage in stages}
+        keys: dict[str, str] = {}
+        for stage in stages:
+            keys.setdefault(stage.key.key, stage.state)  # the first makes it, the others wait for that
         if not keys:
             continue
         (key, state), *others = keys.items()
