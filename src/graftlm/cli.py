@@ -8,6 +8,7 @@ exit code 1.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"graftlm: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
+        if arguments is None:  # the process ends: one more would only end in the midst of that
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         name = str(interrupt) or "SIGINT"
         print(f"graftlm: interrupted ({name}); the same command goes on from here", file=sys.stderr)
         return int(getattr(interrupt, "code", 130))

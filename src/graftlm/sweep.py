@@ -98,7 +98,7 @@ def hand_over(
         broken.append(Outcome("failed", reason, (), 0.0))
     except KeyboardInterrupt:
         for place in _swept:
-            _tell(place, jobs, progress)
+            _tell(place, jobs, progress, asked=True)
         raise
     return [*(outcome for folder in _swept for outcome in _tell(folder, jobs, progress)), *broken], list(_swept)
 
@@ -164,8 +164,8 @@ def describe(outcome: Outcome) -> str:
     return f"{outcome.status} ({outcome.error})" if outcome.error else outcome.status
 
 
-def _tell(folder: Path, jobs: int | None, progress: Progress) -> list[Outcome]:
-    """One line a job of a sweep, read from what it left; its outcomes."""
+def _tell(folder: Path, jobs: int | None, progress: Progress, asked: bool = False) -> list[Outcome]:
+    """One line a job of a sweep, read from what it left; its outcomes. `asked`: it was asked to end."""
     paths = sorted(folder.rglob(RECORD), key=lambda path: (len(path.parent.name), path.parent.name))
     outcomes: list[Outcome] = []
     lines: list[str] = []
@@ -176,7 +176,6 @@ def _tell(folder: Path, jobs: int | None, progress: Progress) -> list[Outcome]:
         title = " ".join(str(item) for item in record.get("overrides") or ()) or "the defaults"
         lines.append(f"  {path.parent.name}: {title}: {describe(outcome)}")
     lost = max(0, (jobs or 0) - len(paths))
-    asked = stopped(folder)
     outcomes += [Outcome("not begun" if asked else "failed", "left no record", (), 0.0)] * lost
     if lost and not asked:
         lines.append(f"  {lost} left no record: not started, or killed before its first line")
