@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from graftlm.claims import Observer, reserved
+from graftlm.claims import Observer, held, reserved
 from graftlm.cleanup import Rules, choose, delete, parse_age, parse_size
 from graftlm.compose import Words, compose_jobs
 from graftlm.console import Advance, Silent
 from graftlm.errors import SettingsError, StoreError
 from graftlm.inventory import TRASH, Artifact, Newer, Use, find_uses, take
 from graftlm.plan import Fingerprints, stage_keys
-from graftlm.store import StageKey, Store
+from graftlm.store import StageKey, Store, write_json
 from test_inventory import CHAIN, CORPUS, EVALUATE, FINETUNE, PRETRAIN, make, record
 
 OTHER = StageKey("finetune", 1, {"transfer": {"name": "none"}}, {"corpus": CORPUS.key})
@@ -146,10 +146,22 @@ def test_a_running_jobs_record_tells_what_it_needs_whatever_became_of_its_data(s
     assert OTHER.key in stay
 
 
+def test_what_a_sweep_under_way_has_made_or_will_need_stays(store: Path) -> None:
+    """Between its jobs too, when none says that it runs: its report needs what they made."""
+    sweep = store.parent / RUNS / "sweep"
+    record(sweep / "0", EVALUATE)
+    write_json(sweep / "sweep.json", {"planned": [OTHER.key]})
+    with held(sweep / "sweep.json"):
+        assert going(store, Rules(max_size=0)) == []
+        artifacts, uses = look(store)
+        assert list(choose(artifacts, uses, Rules(max_size=0)).stays) == ["a sweep that is under way uses it"]
+    assert len(going(store, Rules(max_size=0))) == 5
+
+
 HOLD = """
     import sys, time
     from pathlib import Path
-    from graftlm.store import StageKey, Store
+    from graftlm.store import StageKey, Store, write_json
 
     def build(work):
         print("building", flush=True)

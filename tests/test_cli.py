@@ -331,6 +331,7 @@ def test_a_terminated_sweep_saves_starts_no_other_job_and_mends_what_was_damaged
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143
     assert said.rstrip().endswith("graftlm: interrupted (SIGTERM); the same command goes on from here")
+    assert "1 interrupted, 1 not begun" in said
     assert "Traceback" not in said
     (record,) = jobs(tmp_path)
     assert record["status"] == "interrupted"

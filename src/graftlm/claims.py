@@ -147,10 +147,10 @@ class Observer:
             self._seen, self._since = (newest, raw, heartbeat), now
         if content.get("released"):
             return _create(self._path, newest + 1, raw, removes=removes)
-        locked = _locked(claims[newest]) if content.get("machine") == machine() else None
-        if locked is False:
+        alive = locked(claims[newest]) if content.get("machine") == machine() else None
+        if alive is False:
             return _create(self._path, newest + 1, raw, dead=self.who, removes=removes)
-        if locked is None and now - self._since >= self._lease:
+        if alive is None and now - self._since >= self._lease:
             return _create(self._path, newest + 1, raw, dead=self.who, may_return=True, removes=removes)
         return None
 
@@ -183,7 +183,7 @@ def busy(path: Path) -> bool:
     if not claims:
         return False
     content = parse(read(newest := claims[max(claims)]))
-    alive = content.get("machine") != machine() or _locked(newest) is not False
+    alive = content.get("machine") != machine() or locked(newest) is not False
     return alive and not content.get("released")
 
 
@@ -310,7 +310,19 @@ def _lock(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # free but for an instant in which another process looks
 
 
-def _locked(file: Path) -> bool | None:
+@contextlib.contextmanager
+def held(file: Path) -> Iterator[None]:
+    """A lock on a file that is there, for as long as this lasts and this process lives (`locked`)."""
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    _descriptors.add(descriptor)
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        _close(descriptor)
+
+
+def locked(file: Path) -> bool | None:
     """Whether a process of this machine holds the lock; None where the file system has none."""
     if fcntl is None:
         return None

@@ -5,6 +5,7 @@ An artifact goes when it meets every rule given, and then only
 - if nobody builds or takes it now: no claim on it is held (`graftlm.claims`), and no job whose record says `running`
   uses it (a job that was killed says so too: run its command again, or delete its folder); and still nobody when its
   turn comes, once it is claimed;
+- if no job of a sweep whose command still runs used it or is going to: the report needs what all of them made;
 - together with all that was built on it: what is kept keeps its inputs, or a rerun would make those again.
 
 It is claimed, renamed away and then deleted, so that no reader sees half of it and nobody builds it meanwhile.
@@ -21,10 +22,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graftlm.claims import busy, reserved
+from graftlm.claims import busy, locked, reserved
 from graftlm.console import Progress
 from graftlm.errors import GraftlmError, SettingsError, StoreError
 from graftlm.inventory import TRASH, Artifact, Newer, Use
+from graftlm.jobs import read_record
 from graftlm.plan import VERSIONS, Fingerprints, stage_keys
 from graftlm.schema import Settings
 
@@ -88,11 +90,16 @@ def choose(artifacts: Sequence[Artifact], uses: Sequence[Use], rules: Rules, now
     if rules.larger_than is not None:
         candidates = [item for item in candidates if item.size > rules.larger_than]
     choice = Choice()
+    under_way = _under_way(uses)
     running = with_inputs({key for use in uses if use.running for key in use.keys | wanted(use)}, by_key)
+    swept = {key for use in uses if use.sweep in under_way for key in use.keys}
+    swept = with_inputs(swept.union(*under_way.values()), by_key)
     free: list[Artifact] = []
     for item in candidates:
         if item.key in running:
             choice.stays.setdefault("a job that is running, or was killed, uses it", []).append(item)
+        elif item.key in swept:
+            choice.stays.setdefault("a sweep that is under way uses it", []).append(item)
         elif busy(item.final):
             choice.stays.setdefault("a process builds it", []).append(item)
         else:
@@ -104,6 +111,12 @@ def choose(artifacts: Sequence[Artifact], uses: Sequence[Use], rules: Rules, now
     if needed and excess is None:
         choice.stays["something that is kept was built on it"] = needed
     return choice
+
+
+def _under_way(uses: Sequence[Use]) -> dict[Path, set[str]]:
+    """The sweeps whose command runs, with the keys of what their jobs are going to use."""
+    sweeps = [sweep for sweep in {use.sweep for use in uses} if sweep.is_file() and locked(sweep)]
+    return {sweep: {str(key) for key in read_record(sweep).get("planned") or ()} for sweep in sweeps}
 
 
 def _closed(artifacts: Sequence[Artifact], free: Sequence[Artifact], excess: int | None) -> Iterator[Artifact]:

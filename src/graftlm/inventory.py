@@ -14,7 +14,7 @@ from typing import Any
 
 from graftlm.console import Progress
 from graftlm.errors import StoreError
-from graftlm.jobs import RECORD, RUNNING, read_record
+from graftlm.jobs import RECORD, RUNNING, SWEEP, read_record
 from graftlm.plan import VERSIONS
 from graftlm.store import MARKER, SCRATCH, StageKey, damage, read_marker
 
@@ -48,6 +48,11 @@ class Use:
     def running(self) -> bool:
         """Whether its end was never written: it runs, or was killed."""
         return self.record.get("status") == RUNNING
+
+    @property
+    def sweep(self) -> Path:
+        """The file of its sweep, where it is a job of one."""
+        return self.path.parent.parent / SWEEP
 
     def made(self, key: str) -> bool:
         return any(stage.get("key") == key and not stage.get("reused") for stage in self.stages)

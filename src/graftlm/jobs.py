@@ -24,6 +24,7 @@ from graftlm.search.pruning import tell_curve
 from graftlm.store import StageKey, Store, write_json
 
 RECORD = "job.json"
+SWEEP = "sweep.json"  # in a sweep's folder: what its jobs share; locked as long as it is under way
 RUNNING = "running"  # the status of a job that has not ended
 ENDED_WELL = ("done", "pruned")
 _TRAINED = ("pretrain", "finetune")  # stages that take several devices

@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,17 +26,16 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
+from graftlm.claims import held
 from graftlm.compose import Job, to_mapping
 from graftlm.console import Lines, Progress, progress_for_terminal
 from graftlm.engines import listening, stopped, stopping, what_to_expect, words_for_hydra
 from graftlm.environment import environment
 from graftlm.errors import SettingsError, first_line
-from graftlm.jobs import RECORD, Outcome, bug, read_record, run_job
+from graftlm.jobs import RECORD, SWEEP, Outcome, bug, read_record, run_job
 from graftlm.schema import Settings
 from graftlm.store import write_json
 from hydra_plugins.graftlm_search import SearchSweeper
-
-SWEEP = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -47,29 +46,46 @@ class Launch:
         command: as it was typed, to be run again.
         jobs: how many there will be; None where a search decides as it goes.
         cwd: where it was typed: relative paths of the settings count from there.
+        planned: keys of what the jobs are going to use, for who cleans the store up before they have begun.
     """
 
     command: str
     jobs: int | None
     cwd: str
+    planned: list[str]
 
 
 _launch: Launch | None = None  # in the process of the command; a worker process reads sweep.json
 _ended: list[Outcome] = []  # jobs that ended in this process
 _swept: list[Path] = []  # folders of the sweeps that did
+_under_way = contextlib.ExitStack()  # locks on their files, by which others see that they are
+
+
+@contextlib.contextmanager
+def under_way() -> Iterator[None]:
+    """A sweep handed over within it is seen to be under way until this ends: its report needs what its jobs made."""
+    try:
+        yield
+    finally:
+        _under_way.close()
 
 
 def hand_over(
-    arguments: Sequence[str], jobs: int | None, command: str, settings: Settings | None = None
+    arguments: Sequence[str],
+    jobs: int | None,
+    command: str,
+    settings: Settings | None = None,
+    planned: Sequence[str] = (),
 ) -> tuple[list[Outcome], list[Path]]:
     """Let Hydra launch the jobs and tell how each ended; returns their outcomes and the folders of sweeps.
 
     `jobs`: how many there will be; None where a search decides as it goes, 0 where Hydra only shows something.
     `settings`: of one job of a sweep, whose `launch` is that of all; None for a single run.
+    `planned`: as in `Launch`.
     """
     global _launch
     progress = progress_for_terminal()
-    _launch = Launch(command, jobs, str(Path.cwd()))
+    _launch = Launch(command, jobs, str(Path.cwd()), list(planned))
     _swept.clear()
     _ended.clear()
     if jobs != 0:
@@ -150,7 +166,7 @@ class SweepCallback(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         if _launch is not None:
             write_json(folder / SWEEP, {"version": 1, "started": _now(), **asdict(_launch)})
-
+            _under_way.enter_context(held(folder / SWEEP))
         here = Path.cwd()
         _swept.append(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
@@ -189,7 +205,7 @@ def _tell(folder: Path, jobs: int | None, progress: Progress, asked: bool = Fals
 
 def _read_launch(folder: Path) -> Launch:
     found = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
-    return Launch(found["command"], found["jobs"], found["cwd"])
+    return Launch(found["command"], found["jobs"], found["cwd"], found["planned"])
 
 
 def _now() -> str:

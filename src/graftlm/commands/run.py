@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftlm.commands.words import parse_words, run_help
 
 if TYPE_CHECKING:
+    from graftlm.compose import Job
     from graftlm.search.space import Search
 
 ABOUT = "train, graft, fine-tune and evaluate: one job, or a sweep with -m"
@@ -48,21 +50,36 @@ def run(arguments: Sequence[str]) -> int:
     if search:
         overrides.append(f"search.study={open_study(search)}")
     swept = jobs[0].settings if words.multirun else None
-    outcomes, folders = sweep.hand_over([*flags, *overrides], None if search else len(jobs), command, swept)
-    for folder in folders:
-        if search:
-            ended_well = end_search(folder)
+    with sweep.under_way():
+        outcomes, folders = sweep.hand_over(
+            [*flags, *overrides], None if search else len(jobs), command, swept, _planned(jobs) if swept else ()
+        )
+        for folder in folders:
+            if search:
+                ended_well = end_search(folder)
+                track_report(folder, jobs[0].settings.logger, progress_for_terminal().say)
+                if not ended_well:
+                    return 1
+                continue
+            try:
+                make_report([folder], folder)
+            except ReportError as error:  # no job came to an end: what became of each was told
+                print(f"no report: {error}")
+                continue
             track_report(folder, jobs[0].settings.logger, progress_for_terminal().say)
-            if not ended_well:
-                return 1
-            continue
-        try:
-            make_report([folder], folder)
-        except ReportError as error:  # no job came to an end: what became of each was told
-            print(f"no report: {error}")
-            continue
-        track_report(folder, jobs[0].settings.logger, progress_for_terminal().say)
     return 0 if all(outcome.status in ENDED_WELL for outcome in outcomes) else 1
+
+
+def _planned(jobs: Sequence[Job]) -> list[str]:
+    """Keys of all that jobs are going to use, as far as they can be told beforehand."""
+    from graftlm.errors import GraftlmError
+    from graftlm.plan import Fingerprints, stage_keys
+
+    fingerprints, found = Fingerprints(), set()
+    for job in jobs:
+        with suppress(GraftlmError):  # told when the job begins
+            found |= {key.key for key in stage_keys(job.settings, fingerprints)}
+    return sorted(found)
 
 
 def open_study(search: Search) -> str:
