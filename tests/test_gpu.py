@@ -28,3 +28,15 @@ def test_smoke_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert main(["run", "experiment=smoke", "transfer=calibrated", "trainer=gpu"]) == 0
     (record,) = tmp_path.glob("multirun/*/job.json")
     assert json.loads(record.read_text())["status"] == "done"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "mode", ["trainer.compile=true", "trainer.checkpointing=true", "trainer.accumulate=2", "trainer.profile=3"]
+)
+def test_modes_of_training_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "experiment=smoke", "transfer=calibrated", "trainer=gpu", mode]) == 0
+    (record,) = tmp_path.glob("multirun/*/job.json")
+    assert json.loads(record.read_text())["status"] == "done"

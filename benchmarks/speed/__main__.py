@@ -1,6 +1,6 @@
 """How fast graftlm is beside what people would use instead, on this machine: one table.
 
-    python -m benchmarks.speed [--quick] [--rounds N] [--json FILE] [CASE …]
+    python -m benchmarks.speed [--quick] [--rounds N] [--json FILE] [--docs FILE] [CASE …]
 
 A case is the name of a file in `cases/` or the path of one; without any, all run. Every side of a case works in a fresh
 process pinned to a core, in turns, on the same batches from the same seed; a ratio is the median over the rounds,
@@ -52,8 +52,11 @@ def main() -> int:
             interrupted = True
     found = [result for name, case in cases.items() for result in results(case, outcomes[name])]
     minutes = (time.monotonic() - begun) / 60
-    print(markdown(found))
-    print(f"\n{foot(machine)}; {minutes:.1f} minutes{', --quick: smaller shapes' if options.quick else ''}")
+    how = ", --quick: smaller shapes" if options.quick else ""
+    shown = f"{markdown(found)}\n\n{foot(machine)}; {minutes:.1f} minutes{how}"
+    print(shown)
+    if options.docs:
+        _into(options.docs, shown)
     if options.json:
         _write(options.json, found, outcomes, machine, minutes, options.quick)
     return 130 if interrupted else int(any(result.failed for result in found))
@@ -68,6 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="rounds of every case, instead of its own number")
     parser.add_argument("--core", type=int, help="the first core to pin to (default: the last ones)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures, and the machine")
+    parser.add_argument("--docs", type=Path, metavar="FILE", help="put the table between the marks in this file")
     parser.add_argument("--list", action="store_true", help="the cases and their measures")
     return parser.parse_args()
 
@@ -92,6 +96,14 @@ def _write(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _into(path: Path, shown: str) -> None:
+    """The table in place of what stands between two marks in a Markdown file."""
+    begin, end = "<!-- bench -->", "<!-- /bench -->"
+    text = path.read_text(encoding="utf-8")
+    before, after = text.split(begin, 1)[0], text.split(end, 1)[1]
+    path.write_text(f"{before}{begin}\n{shown}\n{end}{after}", encoding="utf-8")
 
 
 def _say(line: str) -> None:

@@ -72,7 +72,11 @@ def bench(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     folder = tmp_path_factory.mktemp("bench")
     (folder / "toy.py").write_text(CASE.replace("SECONDS", "2"))
-    result = bench("--quick", "--rounds", "3", "--json", str(folder / "out" / "bench.json"), str(folder / "toy.py"))
+    (folder / "page.md").write_text("before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n")
+    files = ["--json", str(folder / "out" / "bench.json"), "--docs", str(folder / "page.md")]
+    result = bench("--quick", "--rounds", "3", *files, str(folder / "toy.py"))
+    page = (folder / "page.md").read_text()
+    assert page == f"before\n<!-- bench -->\n{result.stdout}<!-- /bench -->\nafter\n"
     return result, json.loads((folder / "out" / "bench.json").read_text())
 
 

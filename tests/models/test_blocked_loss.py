@@ -230,3 +230,19 @@ def test_a_models_gradients_are_those_of_the_plain_loss(kind: str, donor: Any, h
     largest = max(float(gradient.norm()) for gradient in expected.values())
     for name, gradient in expected.items():
         assert float((found[name] - gradient).norm()) < 1e-5 * max(float(gradient.norm()), 0.01 * largest), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mixed", [False, True])
+def test_on_a_gpu(mixed: bool) -> None:
+    states, weight, offset, labels = (
+        tensor.detach().cuda().requires_grad_(tensor.is_floating_point()) for tensor in made()
+    )
+    found, expected = [], []
+    for way, into in ((linear_cross_entropy, found), (plain, expected)):
+        with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
+            loss = way(states, weight, offset, labels)
+        into += [loss.detach(), *gradients(loss, states, weight, offset)]
+    for one, two in zip(found, expected, strict=True):
+        assert float((one - two).norm() / two.norm()) < (0.02 if mixed else 1e-4)
