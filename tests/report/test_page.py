@@ -279,7 +279,9 @@ def test_on_paper_everything_is_drawn_in_ink_on_white(built: Path, open_page: An
     page.emulate_media(media="print")
     assert len(page.pdf(format="A4")) > 20_000
     for plot in PLOTS:
-        assert page.locator(f"#{plot} svg.main-svg").count() > 0, plot
+        inside = page.locator(f"#{plot} svg.main-svg").first
+        assert inside.bounding_box()["height"] == page.locator(f"#{plot}").bounding_box()["height"], plot
+    assert page.locator("#map .cells").count() == 1
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert page.troubles == []
@@ -428,15 +430,23 @@ def test_two_hundred_runs(fake_sweep: Any, fake_arm: Any, tmp_path: Path, open_p
     sweep = fake_sweep(examples=12)
     arms = [fake_arm("none"), *(fake_arm(f"arm{number}", early=-0.05 * number, fidelity=0.5) for number in range(39))]
     sweep.sweep(arms, seeds=range(1, 6))
-    started = time.perf_counter()
+    started = time.process_time()
     build_report([sweep.root], tmp_path / "out")
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10  # of processor: the machine of a test may be busy
     page = open_page(tmp_path / "out" / "report.html")
-    first = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    assert first < 4000  # it is far below; the machine of a test may be busy
+    # what makes it open fast, for benchmarks/report_speed.py to measure: few elements, one plot of few traces
+    assert page.evaluate("document.querySelectorAll('*').length") < 25_000
+    assert page.locator("#forest svg.main-svg").count() > 0
+    assert page.locator("#cost svg.main-svg").count() == page.locator("#map *").count() == 0
+    assert page.evaluate("document.getElementById('forest').data.length") == 3
     in_view(page, "curves")
     assert page.inner_text("#learning .legend .said") == "13 of 40 shown"
+    page.locator("#arms .legend button", has_text="arm3").first.click()  # one more in the forest plot as well
+    assert len(page.evaluate("document.getElementById('forest').layout.yaxis.ticktext")) == 13
     data = json.loads(page.inner_text("#data") or page.evaluate("document.getElementById('data').textContent"))
     assert [arm["name"] for arm in data["arms"] if arm["shown"]] == ["none", *(f"arm{n}" for n in range(27, 39))]
-    assert page.locator("#maps select").count() == 1  # as many tabs nobody reads
+    page.locator("#maps").scroll_into_view_if_needed()
+    page.locator("#maps select").wait_for()  # as many tabs nobody reads
+    page.select_option("#maps select", "7")
+    assert page.locator("#map summary").last.inner_text() == "Every tensor of arm7"
     assert page.troubles == []

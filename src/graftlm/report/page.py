@@ -17,7 +17,7 @@ from graftlm.report.collect import Collection
 from graftlm.report.compare import FIGURES, Report, clean
 from graftlm.report.page_commands import figure_commands, report_command, sweeps
 from graftlm.report.page_data import curve_table, plots
-from graftlm.report.page_style import digits, first_shown, labels, lead, primary, shorten, styles
+from graftlm.report.page_style import FEW, digits, first_shown, labels, lead, primary, shorten, styles
 from graftlm.report.page_tensors import pack
 from graftlm.report.samples import choose
 from graftlm.report.tables import codes, grafts, scores, varying
@@ -75,6 +75,7 @@ def render(report: Report, collection: Collection) -> str:
         compared=compared,
         lead=lead(report.arms, main),
         main=main,
+        many=len(report.arms) > FEW,
         main_label=FIGURES[main][0],
         main_digits=digits(main, FIGURES[main][1]),
         figures=figures,

@@ -35,7 +35,7 @@ function bars(style, rows, traces, title, extra = {}) {
     yaxis: { tickvals: phone ? [] : rows.map((_, place) => -place), ticktext: rows.map((arm) => short(arm.label, 30) + "  "), showgrid: false, ticks: "", showline: false, range: [0.4 - rows.length, phone ? 0.8 : 0.6], fixedrange: true, automargin: false } } };
 }
 
-const some = (test) => arms.filter((arm, place) => test(arm) && (arms.length <= 24 || visible[place]));
+const some = (test) => arms.filter((arm, place) => test(arm) && (arms.length <= data.few || visible[place]));
 // a gap of a thousandth must look like one: the axis goes to 0.05 at least
 function gapRange(rows) {
   const gaps = rows.flatMap((arm) => arm.gaps), low = Math.min(0, ...gaps), high = Math.max(0.05, ...gaps), pad = 0.04 * (high - low);

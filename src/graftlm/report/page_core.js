@@ -94,7 +94,7 @@ function draw(id) {
   if (node.firstElementChild && !node.querySelector(".plot-container")) node.replaceChildren();
   const settings = layout(style, made.layout);
   if (narrow()) settings.dragmode = false; // a finger scrolls the page
-  if (printing.now) Object.assign(settings, { width: 680, autosize: false });
+  if (printing.now) Object.assign(settings, { width: 680, height: parseFloat(getComputedStyle(node).height), autosize: false });
   Plotly.react(node, made.traces, settings, { displayModeBar: false, responsive: true });
 }
 const redraw = (...ids) => ids.forEach((id) => figures[id] && figures[id].drawn && draw(id));

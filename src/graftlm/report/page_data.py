@@ -13,7 +13,7 @@ from graftlm.report.collect import Arm, Collection
 from graftlm.report.compare import FIGURES, ArmReport, Report
 from graftlm.report.figures import charged_before, flops_at
 from graftlm.report.page_axes import heat_map
-from graftlm.report.page_style import digits, first_shown, primary
+from graftlm.report.page_style import FEW, digits, first_shown, primary
 from graftlm.report.records import Run, number
 from graftlm.report.statistics import Floats
 
@@ -62,6 +62,7 @@ def plots(
             for name, (label, less) in FIGURES.items()
         },
         "primary": main,
+        "few": FEW,
         "heat": heat_map(collection.arms, report.arms, main),
         "confidence": report.confidence,
     }

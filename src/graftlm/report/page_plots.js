@@ -3,7 +3,7 @@ const verdictWord = (arm) => arm.word || "not compared";
 
 // best first; controls apart, below a gap. Positions count downwards from 0.
 function forestRows(name) {
-  const known = arms.map((arm, place) => ({ arm, place, item: arm.difference[name] })).filter((row) => row.item && (arms.length <= 24 || visible[row.place]));
+  const known = arms.map((arm, place) => ({ arm, place, item: arm.difference[name] })).filter((row) => row.item && (arms.length <= data.few || visible[row.place]));
   const less = (data.figures[name] || {}).less, side = less === false ? -1 : 1;
   const order = (rows) => rows.sort((a, b) => side * (a.item.mean - b.item.mean));
   const tried = order(known.filter((row) => !row.arm.control)), controls = order(known.filter((row) => row.arm.control));

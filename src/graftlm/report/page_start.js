@@ -65,7 +65,7 @@ function sectionInView() {
 }
 
 // on paper every plot is drawn, in ink on white, as wide as a page
-window.addEventListener("beforeprint", () => { printing.now = true; Object.keys(figures).forEach((id) => draw(id)); });
+window.addEventListener("beforeprint", () => { printing.now = true; Object.keys(figures).forEach((id) => draw(id)); if ($("map") && !$("map").children.length) tensorMaps(); });
 window.addEventListener("afterprint", () => { printing.now = false; redrawAll(); });
 window.matchMedia("print").addEventListener("change", redrawAll);
 let wide = narrow();
@@ -83,6 +83,6 @@ whenChanged("#curve-figure, #curve-log, #curve-runs, #curve-all, input[name=curv
 whenChanged("#fidelity-figure", "fidelity");
 whenChanged("#language-figure", "languages");
 whenChanged("input[name=cost-in]", "cost");
-listeners.push(() => redraw("curves", "fidelity", "languages", ...(arms.length > 24 ? ["forest", "probe", "cost"] : [])));
+listeners.push(() => redraw("curves", "fidelity", "languages", ...(arms.length > data.few ? ["forest", "probe", "cost"] : [])));
 lazily();
 sectionInView();

@@ -13,7 +13,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 DASHES = ("solid", "longdash", "longdashdot")
 CONTROL_DASHES = ("dash", "dot", "dashdot", "longdash")
 CONTROL_SYMBOLS = ("square-open", "diamond-open", "circle-open", "triangle-up-open")
-FEW = 24  # arms that are all shown at first
+FEW = 24  # arms that are all shown at first, and in the forest plot whatever is hidden elsewhere
 CHOSEN = 12  # of more than FEW, the arms that are shown at first, apart from baselines and some controls
 
 
