@@ -59,6 +59,8 @@ def test_arms_are_called_by_what_tells_them_apart(fake_sweep: Any, fake_arm: Any
     assert shorten("calibrated · model.format=mbart50 beats none · model.format=bart", names) == (
         "calibrated beats none · format=bart"
     )
+    turned = {"نقل": {"head": "نقل", "rest": "", "brief": "نقل"}}
+    assert shorten("نقل [−0.4, +0.3]", turned) == "\u2068نقل\u2069 [−0.4, +0.3]"
     look = styles(report.arms)
     assert {look[arm.name]["colour"] for arm in report.arms} == {"b", "k", "1", "2", "3"}
     assert all(look[arm.name]["dash"] != "solid" for arm in report.arms if arm.control)

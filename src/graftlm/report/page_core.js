@@ -10,7 +10,9 @@ const narrow = () => window.innerWidth < 640;
 const printing = () => window.matchMedia("print").matches || printing.now;
 // Plotly reads a little HTML in labels: a name of the data must stay text
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const short = (text, most = narrow() ? 22 : 36) => plain([...text].length > most ? [...text].slice(0, most - 1).join("") + "…" : text);
+// a name from right to left must not turn the numbers beside it: it is isolated
+const apart = (text) => (/[\u0590-\u08ff\ufb1d-\ufefc\u202a-\u202e]/.test(text) ? `\u2068${text}\u2069` : text);
+const short = (text, most = narrow() ? 22 : 36) => plain(apart([...text].length > most ? [...text].slice(0, most - 1).join("") + "…" : text));
 const signed = (number, digits = 3) => (number > 0 ? "+" : number < 0 ? "−" : "") + Math.abs(number).toFixed(digits);
 
 // elements by hand, so that no text of the data is ever read as HTML

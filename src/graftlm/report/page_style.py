@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -74,11 +75,18 @@ def labels(arms: Sequence[ArmReport]) -> dict[str, dict[str, str]]:
 
 
 def shorten(text: str, names: dict[str, dict[str, str]]) -> str:
-    """A sentence with the arms called by their brief names, longest first."""
+    """A sentence with the arms called by their brief names, longest first; one from right to left by itself."""
     for name in sorted(names, key=len, reverse=True):
-        if " · " in name and names[name]["brief"] != name:
-            text = text.replace(name, names[name]["brief"])
+        brief = isolated(names[name]["brief"])
+        if brief != name and (" · " in name or brief != names[name]["brief"]):
+            text = text.replace(name, brief)
     return text
+
+
+def isolated(name: str) -> str:
+    """A name that is written from right to left, between marks that keep it from turning the numbers around it."""
+    turned = any(unicodedata.bidirectional(sign) in ("R", "AL", "RLE", "RLO", "LRO", "RLI") for sign in name)
+    return f"\u2068{name}\u2069" if turned else name
 
 
 def _last(part: str) -> str:
