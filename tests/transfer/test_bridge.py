@@ -10,7 +10,7 @@ import torch
 from graftlm.data.tokenizers import build_host_tokenizer
 from graftlm.transfer.graft import Graft
 from graftlm.transfer.report import Ledger
-from graftlm.transfer.steps.bridge import Bridge, _format, fit
+from graftlm.transfer.steps.bridge import Bridge, fit
 from graftlm.transfer.strategy import check_steps
 from graftlm.transfer.vocabulary import align
 from graftlm.transfer.weights import ModelWeights
@@ -99,7 +99,7 @@ def test_the_format_is_the_hosts(stitched: Graft, donor_tokenizer: Any, pieces: 
 
     tokenizer = build_host_tokenizer(pieces, format)
     stitched.vocabulary = align(donor_tokenizer, tokenizer)
-    assert _format(stitched) == HostFormat.from_tokenizer(tokenizer)
+    assert stitched.format == HostFormat.from_tokenizer(tokenizer)
 
 
 def test_ridge_is_in_units_of_the_mean_variance() -> None:

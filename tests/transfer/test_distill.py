@@ -146,7 +146,8 @@ def test_states_are_those_of_the_models(bare: Graft, precision: str) -> None:
 
 def test_noise_replaces_text_but_no_special_token(bare: Graft) -> None:
     def batch(noise: float) -> tuple[torch.Tensor, ...]:
-        return next(batches_of(bare, Distill(batch_tokens=512, noise=noise)))
+        found = next(batches_of(bare, Distill(batch_tokens=512, noise=noise)))
+        return found.ids, found.host, found.real
 
     (ids, _, real), (noisy, mapped, same) = batch(0.0), batch(0.3)
     assert torch.equal(real, same)

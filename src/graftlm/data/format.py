@@ -53,6 +53,17 @@ class HostFormat:
             return [*kept, self.eos_id, self.languages[lang]]
         return [self.languages[lang], *kept, self.eos_id]
 
+    @property
+    def first_place(self) -> int:
+        """The place of a text's first token in the encoder's input: cc25 has nothing in front of it."""
+        return 0 if self.kind == "cc25" and self.languages else 1
+
+    def reading(self, ids: Sequence[int], lang: str = "") -> list[int]:
+        """Encoder input of plain ids, whole; `<s>` stands for a language that is not known, or for there being none."""
+        code = self.languages.get(lang, self.bos_id)
+        plain = [int(id_) for id_ in ids]
+        return [code, *plain, self.eos_id] if self.first_place else [*plain, self.eos_id, code]
+
     def source(self, ids: Sequence[int], lang: str, max_length: int) -> list[int]:
         """Encoder input of plain ids, cut to `max_length` tokens, the two special ones included."""
         return self._wrap(ids, lang, max_length)

@@ -48,7 +48,9 @@ def run(context: StageContext) -> None:
     if any_step(strategy, "needs_base"):
         base = build_donor(settings.model, corpus.donor_tokenizer, corpus.donor_rows)
     texts, langs, held_out = corpus.texts("train"), corpus.text_langs("train"), corpus.texts("validation")
+    held_out_langs = corpus.text_langs("validation")
     places = _places(texts, _CALIBRATION_TEXTS)
+    held_out_places = _places(held_out, strategy.fidelity_texts)
     trainer = make_trainer(dataclasses.replace(settings.trainer, devices=1, strategy="auto"), logger=False)
     device = trainer.strategy.root_device
     with tracker(context) as track:
@@ -59,10 +61,11 @@ def run(context: StageContext) -> None:
             corpus.donor_tokenizer,
             corpus.host_tokenizer,
             _sample(texts, places),
-            _sample(held_out, _places(held_out, strategy.fidelity_texts)),
+            _sample(held_out, held_out_places),
             settings.model.host.checkpoint is not None,
             context.progress,
             languages=[langs[place] for place in places],
+            held_out_languages=[held_out_langs[place] for place in held_out_places],
             base=base,
             adapter=adapter,
             device=str(device),

@@ -39,6 +39,7 @@ def apply_strategy(
     progress: Progress | None = None,
     *,
     languages: Sequence[str] = (),
+    held_out_languages: Sequence[str] = (),
     base: Any = None,
     adapter: Any = None,
     device: str = "cpu",
@@ -56,6 +57,7 @@ def apply_strategy(
         held_out: texts to measure on, likewise.
         host_pretrained: whether the host came from a checkpoint (its untouched tensors are `kept`).
         languages, adapter, device, precision, scratch: see `Graft`.
+        held_out_languages: of the held-out texts, as `languages` of the calibration.
         base: the donor before the pretrain stage, as a model or as its `Weights`.
 
     Raises:
@@ -86,12 +88,16 @@ def apply_strategy(
 
             vocabulary = align(donor_tokenizer, host_tokenizer)
             held_out = held_out[: strategy.fidelity_texts]
-            before = _measure(donor, host, vocabulary, held_out, progress, "before the graft")
+
+            def measure(label: str) -> dict[str, Any] | None:
+                return _measure(donor, host, vocabulary, held_out, held_out_languages, progress, label)
+
+            before = measure("before the graft")
             without: dict[str, Any] | None = None
 
             def measure_without() -> None:
                 nonlocal without
-                without = _measure(donor, host, vocabulary, held_out, progress, "before the layers")
+                without = measure("before the layers")
 
             graft = Graft.of_models(
                 donor,
@@ -112,7 +118,7 @@ def apply_strategy(
             )
             records = run_steps(graft, steps, measure_without)
             begun -= graft.earlier
-            after = _measure(donor, host, vocabulary, held_out, progress, "after the graft") if steps else before
+            after = measure("after the graft") if steps else before
             fidelity = _joined(before, after, without)
     if fidelity and any(step.encodes for _, step in steps):
         rescaled = any(step.rescales for _, step in steps)
@@ -227,14 +233,20 @@ def _devices(host: Any) -> list[int]:
 
 
 def _measure(
-    donor: Any, host: Any, vocabulary: Any, texts: Texts, progress: Progress, label: str
+    donor: Any,
+    host: Any,
+    vocabulary: Any,
+    texts: Texts,
+    languages: Sequence[str],
+    progress: Progress,
+    label: str,
 ) -> dict[str, Any] | None:
     from graftlm.transfer.fidelity import compare
 
     if donor is None or not len(texts):
         return None
     with progress.task(f"fidelity {label}", None):
-        return compare(donor, host, vocabulary, texts)
+        return compare(donor, host, vocabulary, texts, languages=languages)
 
 
 def _joined(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,21 +31,23 @@ from graftlm.transfer.ridge import Affine, Batch, Options, Sublayer, attention, 
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Graft
+    from graftlm.transfer.reading import Row
 
 
-def choose_texts(graft: Graft, tokens: int, longest: int, seed: int) -> list[Any]:
+def choose_texts(graft: Graft, tokens: int, longest: int, seed: int) -> list[Row]:
     """Texts of at most `tokens` tokens in all, framed by specials, in an order that `seed` alone decides."""
     import numpy as np
 
-    from graftlm.transfer.fidelity import framed
+    from graftlm.transfer.reading import fitted_languages, rows_of
 
     longest = min(longest, graft.host.config.max_position_embeddings)
     if graft.donor_config is not None:
         longest = min(longest, graft.donor_config.max_position_embeddings - 2)
-    chosen: list[Any] = []
+    chosen: list[Row] = []
     total = 0
     for index in np.random.default_rng(seed).permutation(len(graft.calibration)):
-        for row in framed([graft.calibration[int(index)]], graft.vocabulary, longest):
+        languages = fitted_languages(graft, [int(index)])
+        for row in rows_of([graft.calibration[int(index)]], graft.vocabulary, longest, languages):
             if total + len(row) > tokens and chosen:
                 return chosen
             chosen.append(row)
@@ -61,7 +63,7 @@ class Depth:
     more: More = "each"
 
 
-def calibrate(graft: Graft, rows: Sequence[Any], options: Options, depth: Depth = Depth()) -> None:
+def calibrate(graft: Graft, rows: Sequence[Row], options: Options, depth: Depth = Depth()) -> None:
     """Fit and write all layers of the host's encoder and its last LayerNorm."""
     donor, host = graft.donor_config, graft.host_config
     growth = Growth.between(donor, host)
@@ -169,21 +171,16 @@ def _joined(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _start(graft: Graft, rows: Sequence[Any], growth: Growth) -> list[Batch]:
+def _start(graft: Graft, rows: Sequence[Row], growth: Growth) -> list[Batch]:
     """Both streams after the embeddings; of a wider host the dimensions that the donor has."""
-    from graftlm.transfer.fidelity import batches
+    from graftlm.transfer.reading import pairs
 
-    donor, host, vocabulary = graft.donor, graft.host, graft.vocabulary
-    encoder = host.model.encoder
     streams = []
-    for ids, mask in batches(rows, vocabulary.roles["pad"][0]):
-        real = torch.from_numpy(mask)
-        mapped = torch.from_numpy(vocabulary.to_host(ids))
-        mapped[~real] = vocabulary.roles["pad"][1]
-        x = donor.roberta.embeddings(input_ids=torch.from_numpy(ids)).float()
-        words = encoder.embed_tokens(mapped)
-        y = encoder.layernorm_embedding(words + encoder.embed_positions(mapped)).float()
-        streams.append(Batch(x, y[..., : growth.narrow].contiguous(), real))
+    for batch in pairs(rows, graft.vocabulary):
+        x = graft.donor.roberta.embeddings(input_ids=batch.ids).float()
+        y = batch.embedded(graft.host.model.encoder).float()
+        both = None if torch.equal(batch.both, batch.real) else batch.both
+        streams.append(Batch(x, y[..., : growth.narrow].contiguous(), batch.real, both))
     return streams
 
 

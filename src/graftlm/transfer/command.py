@@ -234,6 +234,7 @@ def _from_models(request: Request, out: Path, progress: Progress) -> TransferRep
             host_pretrained=request.seq2seq != BUILT,
             progress=progress,
             languages=[code for index, code in enumerate(languages) if index % HELD_OUT],
+            held_out_languages=spread(languages[::HELD_OUT], request.strategy.fidelity_texts),
             base=base,
             adapter=request.adapter,
         )

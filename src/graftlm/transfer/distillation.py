@@ -33,6 +33,7 @@ from graftlm.transfer.halfway import halfway
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Graft
+    from graftlm.transfer.reading import Pairs
     from graftlm.transfer.steps.distill import Distill
 
 # a chunk of texts is sorted by length, so that batches hold little padding
@@ -158,15 +159,16 @@ def orthogonalised(matrices: Tensor, turns: int = 5) -> Tensor:
     return (x.mT if tall else x).float()
 
 
-def batches_of(graft: Graft, step: Distill) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches without end: donor ids, host ids, which tokens are real (each [B, T]), in an order that the seed decides.
+def batches_of(graft: Graft, step: Distill) -> Iterator[Pairs]:
+    """Batches without end, in an order that the seed decides.
 
     Raises:
         TransferError: if there is no text.
     """
     import numpy as np
 
-    from graftlm.transfer.fidelity import batches, framed
+    from graftlm.transfer.fidelity import groups, padded
+    from graftlm.transfer.reading import fitted_languages, paired, rows_of
 
     vocabulary, texts = graft.vocabulary, graft.calibration
     longest = min(
@@ -179,16 +181,17 @@ def batches_of(graft: Graft, step: Distill) -> Iterator[tuple[Tensor, Tensor, Te
         order = draw.permutation(len(texts))
         found = False
         for start in range(0, len(order), CHUNK):
-            rows = framed([texts[int(index)] for index in order[start : start + CHUNK]], vocabulary, longest)
-            ready = list(batches(rows, vocabulary.roles["pad"][0], step.batch_tokens))
+            chunk = order[start : start + CHUNK].tolist()
+            rows = rows_of([texts[index] for index in chunk], vocabulary, longest, fitted_languages(graft, chunk))
+            ready = list(groups([len(row) for row in rows], step.batch_tokens))
             for index in draw.permutation(len(ready)):
-                ids, mask = ready[index]
+                group = [rows[row] for row in ready[index]]
+                ids, mask = padded([row.ids for row in group], vocabulary.roles["pad"][0])
                 if step.noise:
                     swapped = mask & (draw.random(ids.shape) < step.noise) & ~np.isin(ids, special)
                     ids = np.where(swapped, draw.choice(shared, ids.shape), ids)
-                mapped = np.where(mask, vocabulary.to_host(ids), vocabulary.roles["pad"][1])
                 found = True
-                yield torch.from_numpy(ids), torch.from_numpy(mapped), torch.from_numpy(mask)
+                yield paired(ids, mask, [row.language for row in group], vocabulary)
         if not found:
             raise TransferError.at(
                 f"{graft.path}.steps",
@@ -254,18 +257,17 @@ def _distilled(graft: Graft, step: Distill, device: torch.device) -> Result:
         for number, batch in zip(range(step.steps), batches_of(graft, step), strict=False):
             if number < first:
                 continue
-            ids, mapped, real = (tensor.to(device) for tensor in batch)
+            ids, real, both = (tensor.to(device) for tensor in (batch.ids, batch.real, batch.both))
             hidden = None
             if not bool(real.all()):
                 hidden = torch.zeros(real.shape, device=device).masked_fill_(~real, -math.inf)[:, None, :]
             with torch.no_grad():
                 wanted = donor_states(theirs, donor.roberta.embeddings(input_ids=ids).float(), hidden, layers)
-                encoder = host.model.encoder
-                y = encoder.layernorm_embedding(encoder.embed_tokens(mapped) + encoder.embed_positions(mapped)).float()
+                y = batch.embedded(host.model.encoder).float()
                 if not variances:
-                    variances = [_variance(state[real]) for state in wanted]
+                    variances = [_variance(state[both]) for state in wanted]
             got = host_states(ours, y, hidden, layers)
-            share = (real / real.sum())[..., None]
+            share = (both / both.sum())[..., None]
             errors = torch.stack(
                 [((a - b).square() * share).sum() / v for a, b, v in zip(got, wanted, variances, strict=True)]
             )

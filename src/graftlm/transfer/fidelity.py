@@ -1,8 +1,10 @@
 """How alike the encoder states of host and donor are, on text that no step has seen.
 
-Both read the same tokens: the donor `<s> X </s>`, the host the same ids mapped by token string, so that positions
-match. Layer i compares what layer i reads: the donor's hidden state i against the output of the host's LayerNorm in
-front of layer i (a pre-LN residual stream has no counterpart in a post-LN model); the last is the encoder's output.
+Both read the same text, each in its own format (`graftlm.transfer.reading`): the donor `<s> X </s>`, the host the same
+ids mapped by token string, with the code of the text's language, or `<s>` in its place where that is not known. The
+tokens that both have are compared: X, `</s>`, and `<s>` where the host reads it in front. Layer i compares what layer i
+reads: the donor's hidden state i against the output of the host's LayerNorm in front of layer i (a pre-LN residual
+stream has no counterpart in a post-LN model); the last is the encoder's output.
 
 - linear CKA (Kornblith 2019): invariant to rotation and scale, 1 = alike;
 - cosine: mean over tokens, needs the same basis;
@@ -47,18 +49,24 @@ def framed(texts: Texts, vocabulary: Vocabulary, longest: int) -> list[NDArray[n
 
 def batches(rows: Sequence[NDArray[np.int64]], pad: int, tokens: int = 4096) -> Iterator[Batch]:
     """Rows grouped by length into padded batches of at most `tokens` cells: ids [B, T] and the mask of real tokens."""
-    order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
+    for group in groups([len(row) for row in rows], tokens):
+        yield padded([rows[index] for index in group], pad)
+
+
+def groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Rows of these lengths, by their numbers, in groups of like length that make at most `tokens` cells each."""
     group: list[int] = []
-    for index in order:
-        if group and (len(group) + 1) * len(rows[index]) > tokens:
-            yield _padded([rows[i] for i in group], pad)
+    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
+        if group and (len(group) + 1) * lengths[index] > tokens:
+            yield group
             group = []
         group.append(index)
     if group:
-        yield _padded([rows[i] for i in group], pad)
+        yield group
 
 
-def _padded(rows: list[NDArray[np.int64]], pad: int) -> Batch:
+def padded(rows: Sequence[NDArray[np.int64]], pad: int) -> Batch:
+    """Rows under each other, [B, T], and the mask of real tokens."""
     width = max(len(row) for row in rows)
     ids = np.full((len(rows), width), pad, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.bool_)
@@ -170,8 +178,12 @@ def _norms(donor: Any, variation: Variation) -> list[dict[str, Any]]:
     ]
 
 
-def compare(donor: Any, host: Any, vocabulary: Vocabulary, texts: Texts, longest: int = 256) -> dict[str, Any]:
+def compare(
+    donor: Any, host: Any, vocabulary: Vocabulary, texts: Texts, longest: int = 256, languages: Sequence[str] = ()
+) -> dict[str, Any]:
     """Figures of the last state and of each layer: {"texts", "tokens", "last": {...}, "layers": [{...}, ...], "norms"}.
+
+    `languages`: the mBART code of each text, "" where it is not known. `tokens` are those compared.
 
     `layers` has one entry for each layer's input and one for the output, or the output only where the two encoders
     have different numbers of layers. `norms` has one for each layer of the donor: the coefficients of variation
@@ -179,41 +191,43 @@ def compare(donor: Any, host: Any, vocabulary: Vocabulary, texts: Texts, longest
     """
     import torch
 
+    from graftlm.transfer.reading import pairs, rows_of
+
     longest = min(longest, donor.config.max_position_embeddings - 2, host.config.max_position_embeddings)
-    rows = framed(texts, vocabulary, longest)
-    pad_host = vocabulary.roles["pad"][1]
+    rows = rows_of(texts, vocabulary, longest, languages)
     encoder = host.model.encoder
     same_depth = len(encoder.layers) == donor.config.num_hidden_layers
     sums: dict[int, Comparison] = {}
+    count = 0
     places = [(block.attention.output.LayerNorm, block.output.LayerNorm) for block in donor.roberta.encoder.layer]
     variation = Variation([norm for both in places for norm in both])
     with torch.no_grad(), evaluation(donor, host):
-        for ids, mask in batches(rows, vocabulary.roles["pad"][0]):
-            real = torch.from_numpy(mask)
-            attention = real.long()
+        for pair in pairs(rows, vocabulary):
+            attention = pair.real.long()
             device = next(donor.parameters()).device
-            with variation.over(real):
+            with variation.over(pair.real):
                 theirs = donor.roberta(
-                    input_ids=torch.from_numpy(ids).to(device),
+                    input_ids=pair.ids.to(device),
                     attention_mask=attention.to(device),
                     output_hidden_states=True,
                 ).hidden_states
-            mapped = torch.from_numpy(np.where(mask, vocabulary.to_host(ids), pad_host))
             device = next(host.parameters()).device
             with outputs_of(_readings(encoder) if same_depth else []) as inputs:
-                last = encoder(input_ids=mapped.to(device), attention_mask=attention.to(device)).last_hidden_state
+                last = encoder(input_ids=pair.host.to(device), attention_mask=attention.to(device)).last_hidden_state
             ours = [*inputs, last] if same_depth else [last]
             depth = len(theirs) - 1
             for index, state in enumerate(ours):
                 layer = index if same_depth else depth
-                sums.setdefault(layer, Comparison()).add(*_alike(state.cpu()[real], theirs[layer].cpu()[real]))
+                state = pair.aligned(state.cpu())[pair.both]
+                sums.setdefault(layer, Comparison()).add(*_alike(state, theirs[layer].cpu()[pair.both]))
+            count += int(pair.both.sum())
     layers = [{"layer": layer, **sums[layer].figures()} for layer in sorted(sums)]
     figures = (
         {name: value for name, value in layers[-1].items() if name != "layer"} if layers else Comparison().figures()
     )
     return {
         "texts": len(rows),
-        "tokens": sum(map(len, rows)),
+        "tokens": count,
         "last": figures,
         "layers": layers,
         "norms": _norms(donor, variation),

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from graftlm.console import Progress, Silent
@@ -201,12 +200,10 @@ class Graft:
             raise RuntimeError(f"{self.step} needs the base donor and does not say so")
         return self.base_weights
 
-    @cached_property
+    @property
     def format(self) -> HostFormat:
         """How the host's sequences are wrapped."""
-        from graftlm.data.format import HostFormat
-
-        return HostFormat.from_tokenizer(self.host_tokenizer)
+        return self.vocabulary.format
 
     @contextmanager
     def trained(self, *models: nn.Module) -> Iterator[str]:

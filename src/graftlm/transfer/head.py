@@ -29,7 +29,8 @@ from graftlm.transfer.anatomy import (
     pair,
 )
 from graftlm.transfer.calibrate import choose_texts
-from graftlm.transfer.fidelity import batches, evaluation
+from graftlm.transfer.fidelity import evaluation
+from graftlm.transfer.reading import pairs
 from graftlm.transfer.ridge import (
     Affine,
     Batch,
@@ -152,21 +153,20 @@ def _collect(graft: Graft, rows: Sequence[Any], stream: str, reader: str) -> tup
     streams: list[Batch] = []
     features: list[Tensor] = []
     try:
-        for ids, mask in batches(rows, vocabulary.roles["pad"][0]):
-            real = torch.from_numpy(mask)
-            mapped = torch.from_numpy(vocabulary.to_host(ids))
-            mapped[~real] = vocabulary.roles["pad"][1]
+        for pair in pairs(rows, vocabulary):
+            real = pair.real
+            # the decoder has a token in front of the text in either format
+            written = torch.from_numpy(vocabulary.to_host(pair.ids.numpy()))
+            written[~real] = vocabulary.roles["pad"][1]
             place = donor.device
-            states = donor.roberta(
-                torch.from_numpy(ids).to(place), attention_mask=real.long().to(place)
-            ).last_hidden_state
+            states = donor.roberta(pair.ids.to(place), attention_mask=real.long().to(place)).last_hidden_state
             head = donor.lm_head
             target = head.layer_norm(gelu(head.dense(states)))
-            mapped, seen = mapped.to(host.device), real.long().to(host.device)
+            seen = real.long().to(host.device)
             host.model(
-                input_ids=mapped,
+                input_ids=pair.host.to(host.device),
                 attention_mask=seen,
-                decoder_input_ids=mapped,
+                decoder_input_ids=written.to(host.device),
                 decoder_attention_mask=seen,
                 use_cache=False,
             )

@@ -28,14 +28,18 @@ def unit_logits(graft: Graft, source: str | None = None) -> None:
         return
     import torch
 
-    from graftlm.transfer.fidelity import evaluation, framed
+    from graftlm.transfer.fidelity import evaluation
+    from graftlm.transfer.reading import fitted_languages, pairs, rows_of
 
+    languages = fitted_languages(graft, range(len(graft.calibration[:TEXTS])))
     host = graft.host
     spreads: list[Tensor] = []
     with evaluation(host), torch.no_grad():
-        for ids in framed(graft.calibration[:TEXTS], graft.vocabulary, LENGTH):
-            text = torch.from_numpy(graft.vocabulary.to_host(ids))[None].to(host.device)
-            states = host.model(input_ids=text, decoder_input_ids=text, use_cache=False).last_hidden_state[0]
+        for row in rows_of(graft.calibration[:TEXTS], graft.vocabulary, LENGTH, languages):
+            (pair,) = pairs([row], graft.vocabulary)
+            text = torch.from_numpy(graft.vocabulary.to_host(row.ids))[None].to(host.device)
+            read = pair.host.to(host.device)
+            states = host.model(input_ids=read, decoder_input_ids=text, use_cache=False).last_hidden_state[0]
             spreads.append(host.lm_head(states).float().std(dim=-1))
     if not spreads:
         return

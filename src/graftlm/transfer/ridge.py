@@ -53,11 +53,24 @@ class Options:
 
 @dataclass
 class Batch:
-    """Padded states of one batch, [B, T, d]: donor x, host y; `real` [B, T] marks tokens, `seen` masks attention."""
+    """Padded states of one batch, [B, T, d]: donor x, host y; `real` [B, T] marks tokens, `seen` masks attention.
+
+    `both` marks the tokens that both sides have, on which the fit is made; None: all that are real.
+    """
 
     x: Tensor
     y: Tensor
     real: Tensor
+    both: Tensor | None = None
+
+    @property
+    def fitted(self) -> Tensor:
+        """The tokens to fit on, [B, T]."""
+        return self.real if self.both is None else self.both
+
+    def among_real(self, values: Tensor) -> Tensor:
+        """Of values of the real tokens, [n, ...], those of the tokens to fit on."""
+        return values if self.both is None else values[self.both[self.real]]
 
     @property
     def seen(self) -> Tensor:
@@ -126,8 +139,8 @@ def fit_norm(batches: Sequence[Batch], eps: float) -> Affine:
     width = batches[0].x.shape[-1]
     sz, sx, szz, szx = (torch.zeros(width, dtype=torch.float64) for _ in range(4))
     for batch in batches:
-        z = standardised(batch.y[batch.real], eps).double()
-        x = batch.x[batch.real].double()
+        z = standardised(batch.y[batch.fitted], eps).double()
+        x = batch.x[batch.fitted].double()
         n += len(z)
         sz += z.sum(0)
         sx += x.sum(0)
@@ -153,8 +166,8 @@ def slope(batches: Sequence[Batch]) -> float:
     """Least-squares slope of y on x over all tokens, kept positive: unlike streams need a scale too."""
     product = square = 0.0
     for batch in batches:
-        x = batch.x[batch.real].double()
-        product += float((batch.y[batch.real].double() * x).sum())
+        x = batch.x[batch.fitted].double()
+        product += float((batch.y[batch.fitted].double() * x).sum())
         square += float(x.square().sum())
     return max(product / square, 1e-3) if square > 0 else 1.0
 
@@ -248,7 +261,9 @@ def solve_output(
         share = slice(None) if turn + 1 == turns else slice(turn % stride, None, stride)
         for batch, a, u, s in zip(batches[share], features[share], sums[share], scales[share], strict=True):
             weight = (s * u.std(-1, correction=0)).clamp_min(1e-6).pow(-2) if options.turns else None
-            equations.add(a, s[:, None] * u - batch.y[batch.real], weight)
+            goal = s[:, None] * u - batch.y[batch.real]
+            weight = None if weight is None else batch.among_real(weight)
+            equations.add(batch.among_real(a), batch.among_real(goal), weight)
         output = equations.solve(prior, options.ridge)
     return output
 
@@ -258,7 +273,7 @@ def _input_map(batches: Sequence[Batch], norm: Affine, eps: float, ridge: float)
     width = norm[0].numel()
     equations = Normal(width, width)
     for batch in batches:
-        equations.add(standardised(batch.y[batch.real], eps) * norm[0] + norm[1], batch.x[batch.real])
+        equations.add(standardised(batch.y[batch.fitted], eps) * norm[0] + norm[1], batch.x[batch.fitted])
     return equations.solve((torch.eye(width), torch.zeros(width)), ridge)
 
 

@@ -10,11 +10,12 @@ of WordPiece), strings are compared as SentencePiece writes them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from graftlm.data.format import HostFormat
 from graftlm.data.languages import MBART50
 from graftlm.errors import TransferError
 
@@ -30,7 +31,8 @@ ROLES = {"bos": ("bos", "cls"), "pad": ("pad",), "eos": ("eos", "sep"), "unk": (
 class Vocabulary:
     """The alignment. `donor_of[h]` is the donor's id of host id h, or -1; `host_of[d]` the host's of donor id d, or -1.
 
-    `languages`: language codes of the host and their ids. `roles`: role → (donor id, host id).
+    `languages`: language codes of the host and their ids. `roles`: role → (donor id, host id). `format`: how the host's
+    sequences are wrapped.
 
     Only where the host has tokens without a counterpart, language codes apart: `strings`, the host's tokens as
     SentencePiece would write them, by id; `pieces`, the donor ids into which the donor's tokenizer splits each of those
@@ -40,6 +42,7 @@ class Vocabulary:
     donor_of: NDArray[np.int64]
     host_of: NDArray[np.int64]
     languages: dict[str, int]
+    format: HostFormat
     roles: dict[str, tuple[int, int]] = field(default_factory=dict)
     strings: Mapping[int, str] = field(default_factory=dict)
     pieces: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
@@ -103,6 +106,8 @@ def align(donor_tokenizer: Any, host_tokenizer: Any) -> Vocabulary:
         elif role != "mask":
             side = "donor" if donor_id is None else "host"
             raise TransferError.at(f"model.{side}", None, f"its tokenizer has no {role} token", "use another tokenizer")
+    bos, pad, eos = (roles[role][1] for role in ("bos", "pad", "eos"))
+    format = replace(HostFormat.from_tokenizer(host_tokenizer), bos_id=bos, pad_id=pad, eos_id=eos)
     taken_donor = {donor for donor, _ in roles.values()}
     taken_host = {host for _, host in roles.values()} | set(languages.values())
 
@@ -118,7 +123,7 @@ def align(donor_tokenizer: Any, host_tokenizer: Any) -> Vocabulary:
         host_of[donor] = host
     missing = [id_ for id_ in free_host.values() if donor_of[id_] < 0]
     if not missing:
-        return Vocabulary(donor_of, host_of, languages, roles)
+        return Vocabulary(donor_of, host_of, languages, format, roles)
     strings = {id_: token for token, id_ in _spelt(free_host, host_style, unique=False)}
     pieces = {}
     for id_ in missing:
@@ -126,7 +131,7 @@ def align(donor_tokenizer: Any, host_tokenizer: Any) -> Vocabulary:
             found = _pieces(donor_tokenizer, strings[id_], donor_style, taken_donor)
             if found:
                 pieces[id_] = found
-    return Vocabulary(donor_of, host_of, languages, roles, strings, pieces)
+    return Vocabulary(donor_of, host_of, languages, format, roles, strings, pieces)
 
 
 def _match(

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from graftlm.data.format import HostFormat
-from graftlm.data.languages import CODES
 from graftlm.errors import Problem, TransferError
 from graftlm.fields import setting
 from graftlm.transfer import anatomy
@@ -26,7 +24,7 @@ class Bridge(Step):
     """Fit old ≈ M·new + b by ridge, over the tokens of texts that the old and the new encoder read alike.
 
     k = K·h + c of a cross-attention becomes K·M·h + (K·b + c), v likewise: no module is added. Both encoders read the
-    very ids that fine-tuning gives (the host's format, where a text's language is known; else `<s> X </s>`).
+    very ids that fine-tuning gives (the host's format; `<s>` stands for a language that is not known).
 
     text: `identical`, the one choice. Sentence means of translations would leave open what tells the tokens of one
         sentence apart, which is what a cross-attention looks for.
@@ -88,28 +86,18 @@ class Bridge(Step):
         """Texts as the host reads them, of at most `tokens` tokens in all."""
         import numpy as np
 
-        format = _format(graft)
         longest = min(self.max_length, graft.host_config.max_position_embeddings)
         chosen: list[Any] = []
         total = 0
         for index in np.random.default_rng(self.seed).permutation(len(graft.calibration)):
             ids = graft.vocabulary.to_host(np.asarray(graft.calibration[int(index)]))[: longest - 2]
             lang = graft.languages[int(index)] if len(graft.languages) else ""
-            known = lang in format.languages
-            row = format.source(ids.tolist(), lang, longest) if known else [format.bos_id, *ids, format.eos_id]
+            row = graft.format.reading(ids, lang)
             if total + len(row) > self.tokens and chosen:
                 break
             chosen.append(np.asarray(row, dtype=np.int64))
             total += len(row)
         return chosen
-
-
-def _format(graft: Graft) -> HostFormat:
-    """The host's format, from its special tokens: mBART-50 has language codes that the first mBART has not."""
-    vocabulary = graft.vocabulary
-    ids = {role: host for role, (_, host) in vocabulary.roles.items()}
-    kind: Literal["mbart50", "cc25"] = "mbart50" if set(vocabulary.languages) - set(CODES["cc25"]) else "cc25"
-    return HostFormat(kind, ids["pad"], ids["bos"], ids["eos"], ids.get("mask", -1), vocabulary.languages)
 
 
 def _states(graft: Graft, rows: Sequence[Any]) -> Tensor:

@@ -24,7 +24,8 @@ class Embeddings(Step):
     """The donor computes LN(E + P + T), the host LN(s·E + P') with s = √d if it scales its embeddings, else 1.
 
     So E is copied unchanged, which keeps the scale of the tied output, and P' = s·(P + T): the LayerNorm does not see
-    a common factor. The two epsilons differ in effect, which the LayerNorm's scale makes up for on average.
+    a common factor. The two epsilons differ in effect, which the LayerNorm's scale makes up for on average. The encoder
+    of an mBART cc25 reads `X </s> lang`: its positions are the donor's one row on, so that X finds its own.
 
     languages: the rows of the host's language codes, which the donor does not have: `start` the row of `<s>`, in whose
         place mBART-50 puts the code, `mean` the mean of all shared rows, `language` the mean over the tokens of the
@@ -96,11 +97,15 @@ class Embeddings(Step):
         for side in ("encoder", "decoder") if self.decoder else ("encoder",):
             name = anatomy.host_positions(side)
             positions = graft.current(name)
-            known = min(len(table), len(positions))
-            positions[place:known] = table[place:known].to(positions)
+            # with nothing in front of it, a text begins a row earlier than in the donor; in a decoder there always is
+            early = 1 - graft.format.first_place if side == "encoder" else 0
+            known = min(len(table) - early, len(positions))
+            positions[place:known] = table[place + early : known + early].to(positions)
             note = f"rows {place}..{known - 1} = {scale:.4g} x (position + token type 0)"
+            if early:
+                note += f" of rows {place + early}..{known}: the host reads no <s> in front of a text"
             if len(positions) > known and self.beyond == "last":
-                positions[known:] = table[known - 1].to(positions)
+                positions[known:] = table[-1].to(positions)
                 note += f"; rows {known}..{len(positions) - 1} repeat the last one"
             elif len(positions) > known:
                 note += f"; rows {known}..{len(positions) - 1} left"

@@ -42,18 +42,16 @@ class Standardise(Step):
         import torch
 
         from graftlm.transfer.calibrate import choose_texts
-        from graftlm.transfer.fidelity import batches, evaluation
+        from graftlm.transfer.fidelity import evaluation
+        from graftlm.transfer.reading import pairs
 
         rows = choose_texts(graft, self.tokens, 256, 0)
         count, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
         with torch.no_grad(), evaluation(graft.host):
-            for ids, mask in batches(rows, graft.vocabulary.roles["pad"][0]):
-                real = torch.from_numpy(mask)
-                mapped = torch.from_numpy(graft.vocabulary.to_host(ids)).masked_fill(
-                    ~real, graft.vocabulary.roles["pad"][1]
-                )
+            for pair in pairs(rows, graft.vocabulary):
                 encoder = graft.host.model.encoder
-                states = encoder(input_ids=mapped, attention_mask=real.long()).last_hidden_state[real].double()
+                states = encoder(input_ids=pair.host, attention_mask=pair.real.long()).last_hidden_state
+                states = states[pair.real].double()
                 count += len(states)
                 total = total + states.sum(0)
                 squares = squares + states.square().sum(0)
