@@ -55,8 +55,10 @@ def test_two_devices_do_the_steps_of_one_in_a_sweep_too(trained: Path) -> None:
         assert [set(line) for line in two] == [set(line) for line in one]
         for ours, theirs in zip(two, one, strict=True):
             # an argmax or an exponential of nearly equal figures may differ more
-            for name in sorted(set(theirs) - {"val/chrf", "val/accuracy", "val/perplexity"}):
+            for name in sorted(set(theirs) - {"val/chrf", "val/accuracy", "val/perplexity", "flops"}):
                 assert ours[name] == pytest.approx(theirs[name], rel=2e-4, abs=2e-4), (stage, name, theirs["step"])
+            # each device pads its own share of the rows, so there is a little less padding
+            assert 0.95 * theirs["flops"] <= ours["flops"] <= theirs["flops"]
     costs = [json.loads(next((trained / f"store{n}").glob("pretrain/*/cost.json")).read_text()) for n in (1, 2)]
     for name in ("steps", "examples", "tokens"):
         assert costs[0][name] == costs[1][name]

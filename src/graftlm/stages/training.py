@@ -261,7 +261,7 @@ def make_trainer(settings: TrainerSettings, freezes: bool = False, **options: An
 
 
 def _strategy(settings: TrainerSettings, freezes: bool) -> Any:
-    """Lightning's strategy. All wait while rank 0 grafts, which may take long."""
+    """Lightning's strategy. The others wait where rank 0 works alone, on a checkpoint of many GB say."""
     patience = timedelta(hours=12)
     if settings.strategy == "fsdp":
         return FSDPStrategy(state_dict_type="full", sync_module_states=True, timeout=patience)
