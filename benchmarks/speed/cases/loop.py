@@ -21,6 +21,7 @@ def bare(run: Run) -> dict[str, float]:
     """The same loss, clipping, optimiser and schedule, and nothing else."""
     import torch
 
+    from graftlm.models.attention import lean_attention
     from graftlm.models.loss import mlm_loss
     from graftlm.models.optim import build_optimizer, clip_in_step, end_step, whole
     from graftlm.schema import PretrainSettings
@@ -33,7 +34,7 @@ def bare(run: Run) -> dict[str, float]:
     batches = [_mlm.our_batch(SHAPE, number) for number in range(steps)]
     precision = _mlm.mixed()
     begun = 0.0
-    with kept_heap():
+    with kept_heap(), lean_attention(model):
         for number, batch in enumerate(batches):
             if number == _WARM:
                 begun = time.perf_counter()

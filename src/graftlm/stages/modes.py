@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from graftlm.errors import SettingsError
+from graftlm.models.attention import lean_attention
 from graftlm.models.loss import unwrapped
 from graftlm.running import TrainerSettings
 
@@ -20,7 +21,8 @@ _BACKEND = "inductor"
 
 @contextlib.contextmanager
 def modes(model: Any, settings: TrainerSettings) -> Iterator[None]:
-    """Within, the model computes as `trainer.compile` and `trainer.checkpointing` say.
+    """Within, the model computes as `trainer.compile` and `trainer.checkpointing` say, on the processor with attention
+    that keeps less (`graftlm.models.attention`).
 
     Each layer is compiled by itself: all share the code of one, and what is around them (the lookups, the blocked loss)
     stays as it is. Weights and names do not change.
@@ -36,8 +38,10 @@ def modes(model: Any, settings: TrainerSettings) -> Iterator[None]:
         layer.compile(dynamic=True, backend=_BACKEND)
     if settings.checkpointing:
         _newest(inner, "checkpointing_enable")({"use_reentrant": False})
+    lean = contextlib.nullcontext() if settings.compile else lean_attention(inner)
     try:
-        yield
+        with lean:
+            yield
     finally:
         for layer in compiled:
             layer._compiled_call_impl = None

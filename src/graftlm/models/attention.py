@@ -1,0 +1,110 @@
+"""Attention with dropout on the processor that keeps queries, keys, values and the dropped places, and no more.
+
+With dropout torch has no fused attention there: in bfloat16 it converts all of it to float32, and keeps three matrices
+of B × H × Q × K for the backward pass, with the rest 28 of the 72 MB that a layer of xlm-roberta-base keeps at 8 × 128.
+Here the weights are computed once more in the backward pass (as flash attention does, Dao 2022), also in float32, and
+dropout draws what torch's own would draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+NAME = "graftlm_lean"
+
+
+@contextmanager
+def lean_attention(model: Any) -> Iterator[None]:
+    """Within, a transformers model that uses SDPA attends this way in training on the processor."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    config = model.config
+    if config._attn_implementation != "sdpa" or next(model.parameters()).device.type != "cpu":
+        yield
+        return
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """As `sdpa_attention_forward` of transformers, which has all other cases: [B, H, Q, d] → [B, Q, H, d]."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    mask = attention_mask
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+    plain = mask is None or (mask.dtype == torch.bool and bool(mask.any(dim=-1).all()))  # no row without a place
+    if not (learns and dropout > 0 and query.device.type == "cpu" and query.shape[1] == key.shape[1] and plain):
+        lean: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, **rest
+        )
+        return lean
+    if mask is None and query.shape[2] > 1 and (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    states: Tensor = _Attention.apply(query, key, value, mask, dropout, scale)  # type: ignore[no-untyped-call]
+    return states.transpose(1, 2).contiguous(), None
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float
+    ) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            weights = _weights(query, key, mask, scale)
+            kept = torch.empty_like(weights).bernoulli_(1 - dropout)
+            ctx.save_for_backward(query, key, value, mask, kept.bool())
+            ctx.dropout, ctx.scale = dropout, scale
+            weights.mul_(kept.div_(1 - dropout))
+            return (weights @ value.to(weights.dtype)).to(query.dtype)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, mask, kept = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            weights = _weights(query, key, mask, ctx.scale)
+            factor = kept.to(weights.dtype).div_(1 - ctx.dropout)
+            above = upstream.to(weights.dtype)
+            for_value = (weights * factor).transpose(-1, -2) @ above
+            errors = (above @ value.to(weights.dtype).transpose(-1, -2)).mul_(factor)  # of the weights
+            errors = weights.mul_(errors - (errors * weights).sum(dim=-1, keepdim=True)).mul_(
+                ctx.scale
+            )  # of the scores
+            for_query = errors @ key.to(errors.dtype)
+            for_key = errors.transpose(-1, -2) @ query.to(errors.dtype)
+        kinds = (query.dtype, key.dtype, value.dtype)
+        given = zip((for_query, for_key, for_value), kinds, strict=True)
+        return (*(gradient.to(kind) for gradient, kind in given), None, None, None)
+
+
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """The softmax of the scores, in float32 or wider."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    scores = query.to(wide) @ key.to(wide).transpose(-1, -2)
+    scores.mul_(scale)
+    if mask is not None:
+        scores.masked_fill_(~mask, -torch.inf)
+    return scores.softmax(dim=-1)
