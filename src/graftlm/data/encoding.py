@@ -35,8 +35,8 @@ class Encoder:
 
     def _forget(self) -> None:
         self._number: dict[str, int] = {}
-        self._ids = np.empty(1 << 16, dtype=np.int64)  # of all words, one after another; grown by doubling
-        self._starts = np.zeros(1 << 14, dtype=np.int64)
+        self._ids = np.empty(1 << 13, dtype=np.int64)  # of all words, one after another; grown by doubling
+        self._starts = np.zeros(1 << 12, dtype=np.int64)
         self._words = 0
 
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

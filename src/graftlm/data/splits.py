@@ -51,7 +51,7 @@ def prepare(
     with progress.task(f"reading pairs of {settings.name}", None) as advance:
         pairs = list(_counted(source.pairs(), advance))
     with progress.task(f"reading texts of {settings.name}", None) as advance:
-        spool = spooled(_counted(source.texts(), advance), _mark, number_of, folder)
+        spool = spooled(_counted(source.texts(), advance), mark_of, number_of, folder)
     dropped: Counter[str] = Counter(getattr(source, "dropped", {}))
     divided: Mapping[Split, Sequence[Pair]] = divide_pairs(pairs, settings, dropped)
     split_texts: Mapping[Split, Sequence[Text]] = divide_spool(spool, divided, settings, dropped)
@@ -74,7 +74,8 @@ def _counted(rows: Iterable[Row], advance: Callable[[int], None]) -> Iterator[Ro
     advance(count % 1000)
 
 
-def _mark(text: str) -> int:
+def mark_of(text: str) -> int:
+    """The number of a text as repeats are compared."""
     return number_of(fold(text))
 
 
@@ -133,7 +134,7 @@ def divide_pairs(
         texts: set[int] = set()
         seen: set[tuple[int, int, str, str]] = set()
         for pair in rows[split]:
-            source, target = _mark(pair.source), _mark(pair.target)
+            source, target = mark_of(pair.source), mark_of(pair.target)
             key = (source, target, pair.source_lang, pair.target_lang)
             if source in held_out:
                 dropped[f"pairs of {split} whose source is a text of a held-out pair"] += 1
@@ -154,7 +155,7 @@ def divide_texts(
     dropped: Counter[str] | None = None,
 ) -> dict[Split, Spooled]:
     """Texts by split, in their order, without repeats and without any text of a held-out pair in another split."""
-    return divide_spool(spooled(texts, _mark, number_of), pairs, settings, dropped)
+    return divide_spool(spooled(texts, mark_of, number_of), pairs, settings, dropped)
 
 
 def divide_spool(
@@ -177,7 +178,7 @@ def divide_spool(
         if len(fresh) > len(once):
             dropped[f"texts of {split} that repeat another"] += len(fresh) - len(once)
         kept[split] = Spooled(spool, once, split)
-        of_pairs = [_mark(text) for pair in pairs.get(split, ()) for text in (pair.source, pair.target)]
+        of_pairs = [mark_of(text) for pair in pairs.get(split, ()) for text in (pair.source, pair.target)]
         held_out = np.unique(np.concatenate([held_out, marks[once], np.asarray(of_pairs, dtype=np.uint64)]))
     return {split: kept[split] for split in SPLITS}
 

@@ -1,0 +1,185 @@
+"""Real tokens a second, without padding, of masked-language modelling on real short lines, in xlm-roberta-base's shape.
+
+The peer is `transformers.Trainer` as run_mlm.py sets it up with its own collator: --line_by_line (batches of 8 lines,
+padded to the longest of them), and with --pad_to_max_length besides (512 tokens; batches of 2, since 8 take 20 GB).
+Ours is the pretrain stage with its defaults, rows of 128 tokens packed, 2,048 tokens a batch: with the vocabulary that
+the lines use (`model.trim`), and with all of it. Sentences in XLM-R's tokens; all sides read the same lines.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import Any
+
+from benchmarks.speed.case import Case, Row, Run
+from benchmarks.speed.cases import _mlm, _texts
+
+LINES = 6000
+SPLITS = ("train", "validation", "test")
+
+
+def prepare(run: Run) -> dict[str, float]:
+    """The lines, and two corpora of them: with the vocabulary that they use, and with all of it."""
+    from graftlm.data.corpus import write_corpus
+    from graftlm.data.rows import Pair, Text
+    from graftlm.data.splits import Prepared
+    from graftlm.schema import DonorSettings, ModelSettings
+
+    file = run.folder / "lines.txt"
+    _texts.write_lines(file, 600 if run.quick else LINES)
+    texts = [Text(line, "en_XX", "g") for line in _texts.lines(file)]
+    pairs = [Pair(texts[0].text, texts[1].text, "en_XX", "en_XX", "g")]  # a corpus must have one
+    prepared = Prepared(dict.fromkeys(SPLITS, pairs), {"train": texts, "validation": texts[:20], "test": []}, {})
+    for name, trim in (("trimmed", 0), ("full", None)):
+        donor = DonorSettings(checkpoint=_texts.TOKENIZER)
+        write_corpus(prepared, ModelSettings(donor=donor, trim=trim), run.folder / name)
+    return {}
+
+
+def _shape(run: Run, vocabulary: int) -> _mlm.Shape:
+    return _mlm.Shape(vocabulary, 2 if run.quick else 12, 256 if run.quick else 768, 0, 0)
+
+
+def _peer(run: Run, padded: bool) -> dict[str, float]:
+    import torch
+    from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
+
+    tokenizer = _texts.tokenizer()
+    tokenizer.model_max_length = 512
+    rows, steps = (2 if padded else 8), 2
+    # run_mlm.py: tokenize_function of --line_by_line
+    encoded = tokenizer(
+        _texts.lines(run.folder / "lines.txt")[: rows * steps * 40],
+        padding="max_length" if padded else False,
+        truncation=True,
+        max_length=512,
+        return_special_tokens_mask=True,
+    )
+    dataset = [{name: values[place] for name, values in encoded.items()} for place in range(len(encoded["input_ids"]))]
+    real: list[int] = []
+    begun: list[float] = []
+    ended: list[float] = []
+
+    class Counting(DataCollatorForLanguageModeling):
+        def torch_call(self, examples: Any) -> Any:
+            batch = super().torch_call(examples)
+            real.append(int(batch["attention_mask"].sum()))
+            return batch
+
+    class Stopwatch(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            begun.append(time.perf_counter())
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            ended.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=rows,
+            max_steps=steps,
+            use_cpu=True,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=0,
+        )
+        torch.manual_seed(0)
+        Trainer(
+            model=_shape(run, len(tokenizer)).model(),
+            args=arguments,
+            train_dataset=dataset,  # type: ignore[arg-type]
+            data_collator=Counting(tokenizer=tokenizer, mlm_probability=0.15),
+            callbacks=[Stopwatch()],
+        ).train()
+    return {"rate": sum(real[1:steps]) / (ended[-1] - begun[1])}
+
+
+def line_by_line(run: Run) -> dict[str, float]:
+    return _peer(run, padded=False)
+
+
+def pad_512(run: Run) -> dict[str, float]:
+    return _peer(run, padded=True)
+
+
+def _ours(run: Run, name: str) -> dict[str, float]:
+    import pytorch_lightning as pl
+
+    from graftlm.data.corpus import Corpus
+    from graftlm.data.modules import MlmDataModule
+    from graftlm.models.mlm import MlmModule
+    from graftlm.running import TrainerSettings
+    from graftlm.schema import MaskSettings, PretrainSettings
+
+    steps = 3 if run.quick else 4
+    settings = PretrainSettings(max_steps=steps, max_length=128, batch_tokens=2048, warmup=0.0, val_interval=steps)
+    corpus = Corpus(run.folder / name)
+    data = MlmDataModule(corpus, settings, MaskSettings(name="r15"), TrainerSettings())
+    batches = [data.train_batch(number) for number in range(steps)]
+    begun: list[float] = []
+    ended: list[float] = []
+
+    class Stopwatch(pl.Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            begun.append(time.perf_counter())
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            ended.append(time.perf_counter())
+
+    size = len(corpus.donor_tokenizer)
+    module = MlmModule(_shape(run, size).model(), settings, MaskSettings(name="r15"))
+    _mlm.fit_batches(module, settings, batches, _mlm.mixed(), [Stopwatch()])
+    real = sum(batch["tokens"] for batch in batches)
+    places = sum(batch["input_ids"].numel() for batch in batches)
+    rate = (real - batches[0]["tokens"]) / (ended[-1] - begun[1])
+    return {"rate": rate, "fill": real / places, "vocabulary": float(size)}
+
+
+def trimmed(run: Run) -> dict[str, float]:
+    return _ours(run, "trimmed")
+
+
+def full(run: Run) -> dict[str, float]:
+    return _ours(run, "full")
+
+
+CASE = Case(
+    sides={"line_by_line": line_by_line, "trimmed": trimmed, "pad_512": pad_512, "full": full},
+    rows=[
+        Row(
+            "real tokens a second on short lines, the lines' vocabulary, against --line_by_line",
+            "rate",
+            peer="line_by_line",
+            ours="trimmed",
+            more=True,
+            goal=25,
+            unit="tok/s",
+        ),
+        Row(
+            "the same, against --pad_to_max_length (512)",
+            "rate",
+            peer="pad_512",
+            ours="trimmed",
+            more=True,
+            goal=100,
+            unit="tok/s",
+        ),
+        Row(
+            "the same with all 250k tokens, against --line_by_line",
+            "rate",
+            peer="line_by_line",
+            ours="full",
+            more=True,
+            unit="tok/s",
+        ),
+        Row("the same with all 250k tokens, against 512", "rate", peer="pad_512", ours="full", more=True, unit="tok/s"),
+        Row("share of a packed batch that is text", "fill", peer=None, ours="trimmed", more=True, unit="%", scale=100),
+    ],
+    prepare=prepare,
+    rounds=3,
+    memory_gb=12.0,
+    quick_memory_gb=4.0,
+    seconds=400,
+)
