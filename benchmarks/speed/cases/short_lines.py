@@ -180,6 +180,6 @@ CASE = Case(
     prepare=prepare,
     rounds=3,
     memory_gb=12.0,
-    quick_memory_gb=4.0,
+    quick_memory_gb=5.5,
     seconds=400,
 )
