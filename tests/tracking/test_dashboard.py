@@ -99,7 +99,7 @@ def test_the_report_of_a_sweep_is_a_run(
     assert said == []
     (records,) = read_wandb(tmp_path / "logs")
     (about,) = [record["run"] for record in records if record["type"] == "run"]
-    assert (about["job_type"], about["run_group"]) == ("report", "sweep")
+    assert (about["job_type"], about["run_group"], about["tags"]) == ("report", "sweep", ["report"])
     artifacts = [record["artifact"] for record in records if record["type"] == "artifact"]
     used = {item["name"] for item in artifacts if item.get("use_after_commit")}
     assert used == {f"evaluate-{folder.name}" for folder in sweep.glob("store/evaluate/*")}

@@ -46,8 +46,9 @@ def _track(folder: Path, report: Mapping[str, Any], logger: LoggerSettings, say:
     }
     sweep = folder.name
     config = {"inputs": sorted(used), "verdict": report.get("verdict"), "rule": report.get("rule")}
+    tags = ["report", *logger.tags]
     run = start_wandb(
-        logger, lambda mode: ours.start(logger, mode, sweep, "report", f"report-{sweep}", logger.tags, config), say
+        logger, lambda mode: ours.start(logger, mode, sweep, "report", f"report-{sweep}", tags, config), say
     )
     if run is None:
         return
