@@ -10,7 +10,7 @@ Sources: Liu 2020 (mBART), Tang 2020 (mBART-50); transformers `tokenization_mbar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,7 +58,7 @@ class HostFormat:
         """The place of a text's first token in the encoder's input: cc25 has nothing in front of it."""
         return 0 if self.kind == "cc25" and self.languages else 1
 
-    def reading(self, ids: Sequence[int], lang: str = "") -> list[int]:
+    def reading(self, ids: Iterable[Any], lang: str = "") -> list[int]:
         """Encoder input of plain ids, whole; `<s>` stands for a language that is not known, or for there being none."""
         code = self.languages.get(lang, self.bos_id)
         plain = [int(id_) for id_ in ids]
