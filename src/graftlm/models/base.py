@@ -137,6 +137,10 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
         end_step(optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer)
 
     def on_fit_end(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        """Frees what is kept for the next gradient."""
         for parameter in self.model.parameters():
             forget(parameter)
 
@@ -155,6 +159,7 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
     # --- validation: sums over all rows, so that a figure does not depend on how rows were put into batches
 
     def on_validation_epoch_start(self) -> None:
+        self._forget()  # a validation has the whole output layer in half precision, or a beam's caches
         self._sums = defaultdict(float)
 
     def add(self, **amounts: float) -> None:
