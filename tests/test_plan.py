@@ -32,6 +32,7 @@ EXPECTED: dict[str, tuple[Any, set[str]]] = {
     "transfer.steps": (None, GRAFTED),
     "transfer.control": (None, GRAFTED),
     "transfer.fidelity_texts": (None, GRAFTED),
+    "transfer.calibration_texts": (None, GRAFTED),
     "transfer.adapter.rank": (4, TRAINED),
     "transfer.adapter.targets": (["out"], set()),  # of an adapter of no rank
     "transfer.adapter": (None, set()),

@@ -150,7 +150,7 @@ def stage_keys(settings: Settings, fingerprints: Fingerprints) -> list[StageKey]
         grafted = _graft_settings(settings, fingerprints, host_settings)
         stages.append(_key("graft", {"donor": donor_settings, **grafted}, inputs))
         inputs = [corpus, stages[-1]]
-    treatment = _without(outcome(strategy), "steps", "adapter", "fidelity_texts")
+    treatment = _without(outcome(strategy), "steps", "adapter", "fidelity_texts", "calibration_texts")
     treatment["encoder_lr"], treatment["freeze_encoder"] = strategy.encoder_rate()
     finetune = _key(
         "finetune",
@@ -178,6 +178,7 @@ def _graft_settings(settings: Settings, fingerprints: Fingerprints, host: Any) -
     strategy, built = settings.transfer, settings.model.host.checkpoint is None
     trains = bool(any_step(strategy, "trains"))
     counted: dict[str, Any] = {"steps": fingerprints.steps(strategy), "control": strategy.control}
+    counted["calibration_texts"] = strategy.calibration_texts
     if strategy.needs_donor:
         counted["fidelity_texts"] = strategy.fidelity_texts
     found: dict[str, Any] = {"host": host, "transfer": counted}

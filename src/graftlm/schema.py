@@ -162,6 +162,8 @@ class TransferSettings:
     encoder. `encoder_layer_decay` multiplies the encoder's rate once more for each layer further down (discriminative
     rates, Howard & Ruder 2018). A graft of layers is destroyed within the first steps at the decoder's rate: where
     `encoder_lr` and `freeze_encoder` are left null, such a strategy trains in stages (`STAGED`) and others do not.
+    `calibration_texts` is how many texts of the training split the steps may read at most, from all of it; fidelity
+    is measured on `fidelity_texts` of the validation split.
     """
 
     name: str
@@ -177,6 +179,7 @@ class TransferSettings:
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     control: bool = False
     fidelity_texts: int = setting(200, at_least=2)
+    calibration_texts: int = setting(20_000, at_least=2)
 
     @property
     def needs_donor(self) -> bool:

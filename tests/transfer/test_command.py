@@ -144,7 +144,10 @@ def test_what_is_wrong_is_told_before_anything_is_loaded(folder: Path, corpus_fi
         (folder / name / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
         (folder / name / "model.safetensors").write_bytes(b"nothing that could be loaded")
     good = Request(str(folder / "donor"), "config", STRATEGY, folder / "a" / "b" / "out", corpus_files / "texts.txt")
-    wrong = dataclasses.replace(good, encoder=str(folder / "bert"), seq2seq=str(folder / "t5"), base="not/anywhere")
+    delta = TransferSettings("delta", steps=[{"step": "delta"}])
+    wrong = dataclasses.replace(
+        good, strategy=delta, encoder=str(folder / "bert"), seq2seq=str(folder / "t5"), base="not/anywhere"
+    )
     with pytest.raises(CheckpointError) as caught:
         run(wrong)
     lines = [str(problem) for problem in caught.value.problems]

@@ -39,9 +39,8 @@ def folders(
 
 
 def request(folders: Path, strategy: str, out: str, text: Path | None = None) -> Request:
-    return Request(
-        str(folders / "donor"), str(folders / "host"), STRATEGIES[strategy], folders / out, text, str(folders / "base")
-    )
+    base = str(folders / "base") if any(step["step"] == "delta" for step in STRATEGIES[strategy].steps) else None
+    return Request(str(folders / "donor"), str(folders / "host"), STRATEGIES[strategy], folders / out, text, base)
 
 
 def loaded(folder: Path) -> dict[str, torch.Tensor]:

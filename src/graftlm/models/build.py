@@ -143,8 +143,13 @@ def model_class(model_type: str) -> Any:
     return getattr(transformers, _CLASSES[model_type])
 
 
-def load_model(kind: Any, checkpoint: str, revision: str | None, model_type: str, path: str) -> Any:
+def load_model(
+    kind: Any, checkpoint: str, revision: str | None, model_type: str, path: str, fresh: list[str] | None = None
+) -> Any:
     """A model of the transformers class `kind`, in float32.
+
+    Args:
+        fresh: gets the names of the tensors that the checkpoint lacks and that are random therefore: an MLM head.
 
     Raises:
         CheckpointError: it is not there, cannot be fetched, lacks weights, or is no `model_type`.
@@ -170,6 +175,8 @@ def load_model(kind: Any, checkpoint: str, revision: str | None, model_type: str
         raise CheckpointError.at(path, checkpoint, f"lacks {len(body)} tensors, first {body[0]}", "name a complete one")
     if missing:
         log.warning("%s=%s has no %s: initialised", path, checkpoint, ", ".join(missing))
+        if fresh is not None:
+            fresh += missing
     return model
 
 

@@ -29,9 +29,6 @@ from graftlm.transfer import adapters, handover
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.strategy import any_step
 
-# more calibration texts than any strategy asks tokens for are not read
-_CALIBRATION_TEXTS = 20_000
-
 
 def run(context: StageContext) -> None:
     """Leave the grafted host, its tokenizer and `transfer.json`."""
@@ -49,7 +46,7 @@ def run(context: StageContext) -> None:
         base = build_donor(settings.model, corpus.donor_tokenizer, corpus.donor_rows)
     texts, langs, held_out = corpus.texts("train"), corpus.text_langs("train"), corpus.texts("validation")
     held_out_langs = corpus.text_langs("validation")
-    places = _places(texts, _CALIBRATION_TEXTS)
+    places = _places(texts, strategy.calibration_texts)
     held_out_places = _places(held_out, strategy.fidelity_texts)
     trainer = make_trainer(dataclasses.replace(settings.trainer, devices=1, strategy="auto"), logger=False)
     device = trainer.strategy.root_device

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftlm.console import Progress, Silent
 from graftlm.errors import Problem, TransferError
 from graftlm.schema import TransferSettings
+from graftlm.transfer.anatomy import DONOR_BIAS, DONOR_HEAD
 from graftlm.transfer.graft import Graft, Spent, Step
 from graftlm.transfer.strategy import build_steps, check_compatible, unfit_for_random
 
@@ -40,6 +41,7 @@ def apply_strategy(
     *,
     languages: Sequence[str] = (),
     held_out_languages: Sequence[str] = (),
+    fresh: Collection[str] = (),
     base: Any = None,
     adapter: Any = None,
     device: str = "cpu",
@@ -56,6 +58,7 @@ def apply_strategy(
         calibration: texts to fit on, donor ids without special tokens.
         held_out: texts to measure on, likewise.
         host_pretrained: whether the host came from a checkpoint (its untouched tensors are `kept`).
+        fresh: names of the donor's tensors that its checkpoint lacks.
         languages, adapter, device, precision, scratch: see `Graft`.
         held_out_languages: of the held-out texts, as `languages` of the calibration.
         base: the donor before the pretrain stage, as a model or as its `Weights`.
@@ -77,7 +80,13 @@ def apply_strategy(
         raise TransferError.at("transfer", strategy.name, reason, "name model.donor.checkpoint")
     if not host_pretrained and (unfit := unfit_for_random(steps)):
         raise TransferError.at("transfer", strategy.name, " ".join(unfit), "name model.host.checkpoint")
+    headless = next((index for index, (_, step) in enumerate(steps) if step.needs_head), None)
+    if headless is not None and set(fresh) & {DONOR_BIAS, *DONOR_HEAD}:
+        reason, remedy = "the donor's checkpoint has no MLM head", "set head=drop, or take a donor with its head"
+        raise TransferError.at(f"transfer.steps[{headless}].head", "fold", reason, remedy)
+    _check_finite({"model.donor": donor, "model.donor before pretraining": base, "model.host": host})
     ledger = Ledger(ModelWeights(donor) if donor is not None else None, ModelWeights(host), host_pretrained)
+    ledger.lacking(fresh)
     records: list[StepRecord] = []
     warnings: list[str] = []
     vocabulary = None
@@ -108,6 +117,7 @@ def apply_strategy(
                 languages=languages,
                 base_weights=base if base is None or isinstance(base, Weights) else ModelWeights(base),
                 base_model=None if isinstance(base, Weights) else base,
+                fresh=frozenset(fresh),
                 adapter=adapter,
                 donor_tokenizer=donor_tokenizer,
                 host_tokenizer=host_tokenizer,
@@ -137,8 +147,23 @@ def apply_strategy(
         lacking = "text to measure on" if donor is not None else "donor to compare with"
         warnings.append(f"fidelity was not measured: there is no {lacking}")
     report = account(strategy, donor, host, ledger, records, vocabulary, fidelity, warnings, begun)
+    report.calibration = {"texts": len(calibration), "at_most": strategy.calibration_texts}
     progress.say(report.summary())
     return report
+
+
+def _check_finite(models: Mapping[str, Any]) -> None:
+    """Raises `TransferError` where a model, or the `Weights` of one, holds a tensor with values that are not finite."""
+    from graftlm.transfer.weights import ModelWeights, Weights, finite
+
+    for path, model in models.items():
+        if model is None:
+            continue
+        weights = model if isinstance(model, Weights) else ModelWeights(model)
+        for name in weights.shapes:
+            if not finite(weights.read(name)):
+                side, remedy = ("host", "take another") if path == "model.host" else ("donor", "train the donor again")
+                raise TransferError.at(path, name, f"holds values of the {side} that are not finite", remedy)
 
 
 def account(

@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from graftlm.checkpoint import check_checkpoint, read_config
+from graftlm.checkpoint import check_checkpoint, local_folder, read_config
 from graftlm.console import Progress, Silent
-from graftlm.errors import CheckpointError, Problem, SettingsError, TransferError
+from graftlm.errors import CheckpointError, GraftlmError, Problem, SettingsError, TransferError
 from graftlm.schema import TransferSettings
 from graftlm.transfer import adapters
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Step
+from graftlm.transfer.options import in_options
 from graftlm.transfer.report import TransferReport
 from graftlm.transfer.strategy import build_steps, check_steps, unfit_for_random
 from graftlm.transfer.texts import HELD_OUT, read_texts, spread
@@ -69,9 +70,19 @@ def run(request: Request, progress: Progress | None = None) -> TransferReport:
     Raises:
         CheckpointError: a model or tokenizer cannot be loaded.
         DataError: the text cannot be read.
-        TransferError: the graft does not fit or transplants nothing, something that it needs was not given, or `out`
-            is taken.
+        TransferError: the graft does not fit or transplants nothing, something that it needs was not given or is of no
+            use to it, or `out` is taken.
     """
+    try:
+        return _run(request, progress)
+    except GraftlmError as error:
+        built = request.seq2seq == BUILT
+        raise type(error)(
+            [in_options(item, request.encoder, request.seq2seq, built) for item in error.problems]
+        ) from error
+
+
+def _run(request: Request, progress: Progress | None) -> TransferReport:
     from transformers.utils.logging import disable_progress_bar
 
     progress = progress or Silent()
@@ -111,6 +122,12 @@ def _steps(request: Request) -> list[tuple[str, Step]]:
         problems.append(Problem("--seq2seq", BUILT, reason, "name its folder"))
     if request.adapter is not None and not request.adapter.is_dir():
         problems.append(Problem("--adapter", request.adapter, "no such folder", "name the folder of an adapter"))
+    for option, given, quality in (
+        ("--base", request.base, "needs_base"),
+        ("--adapter", request.adapter, "needs_adapter"),
+    ):
+        if given is not None and not problems and not any(getattr(step, quality) for _, step in steps):
+            problems.append(Problem(option, given, f"is read by no step of {strategy.name}", "leave it out"))
     if problems:
         raise TransferError(problems)
     return steps
@@ -215,35 +232,69 @@ def _from_models(request: Request, out: Path, progress: Progress) -> TransferRep
 
     texts, languages = read_texts(request.text) if request.text is not None else ([], [])
     donor_tokenizer = load_tokenizer(request.encoder, None, "--encoder", "donor")
-    donor = load_model(XLMRobertaForMaskedLM, request.encoder, None, "xlm-roberta", "--encoder")
+    fresh: list[str] = []
+    donor = load_model(XLMRobertaForMaskedLM, request.encoder, None, "xlm-roberta", "--encoder", fresh)
     check_vocabulary(donor, donor_tokenizer, request.encoder, "--encoder")
     base = load_model(XLMRobertaForMaskedLM, request.base, None, "xlm-roberta", "--base") if request.base else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         host, host_tokenizer = _host(request, donor, donor_tokenizer)
         ids = encode(donor_tokenizer, texts) if texts else []
-        held = spread(ids[::HELD_OUT], request.strategy.fidelity_texts)
+        held = spread(range(0, len(ids), HELD_OUT), request.strategy.fidelity_texts)
+        fitted = [index for index in range(len(ids)) if index % HELD_OUT]
+        fitted = spread(fitted, request.strategy.calibration_texts)
         report = apply_strategy(
             request.strategy,
             donor,
             host,
             donor_tokenizer,
             host_tokenizer,
-            calibration=[row for index, row in enumerate(ids) if index % HELD_OUT],
-            held_out=held,
+            calibration=[ids[index] for index in fitted],
+            held_out=[ids[index] for index in held],
             host_pretrained=request.seq2seq != BUILT,
             progress=progress,
-            languages=[code for index, code in enumerate(languages) if index % HELD_OUT],
-            held_out_languages=spread(languages[::HELD_OUT], request.strategy.fidelity_texts),
+            languages=[languages[index] for index in fitted] if languages else [],
+            held_out_languages=[languages[index] for index in held] if languages else [],
+            fresh=fresh,
             base=base,
             adapter=request.adapter,
         )
     adapters.merge(host)
+    _in_type_of(host, request)
     with _written(out) as partial:
         host.save_pretrained(partial)
         host_tokenizer.save_pretrained(partial)
         report.write(partial / "transfer.json")
     return report
+
+
+def _in_type_of(host: Any, request: Request) -> None:
+    """The host in the type that its folder has: float32 is for the work.
+
+    Raises:
+        TransferError: a value is beyond that type.
+    """
+    from graftlm.transfer.files import DTYPES, beyond, places_in
+    from graftlm.transfer.weights import ModelWeights, finite
+
+    if request.seq2seq == BUILT:
+        return
+    folder = local_folder(request.seq2seq)
+    places = places_in(folder) if folder is not None else None
+    if places:  # what the files hold, whatever the configuration says
+        name = DTYPES.get(next(iter(places.values())).dtype)
+    else:
+        config = read_config(request.seq2seq, None, "--seq2seq")
+        name = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    if name not in ("float16", "bfloat16"):
+        return
+    import torch
+
+    host.to(getattr(torch, name))
+    weights = ModelWeights(host)
+    for tensor in weights.shapes:
+        if not finite(weights.read(tensor)):
+            raise beyond(tensor, name)
 
 
 @contextmanager

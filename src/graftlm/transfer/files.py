@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graftlm.errors import TransferError
+from graftlm.errors import GraftlmError, TransferError
 from graftlm.transfer.weights import ModelWeights, Weights, finite
 
 if TYPE_CHECKING:
@@ -162,13 +162,7 @@ class Output(FileWeights):
         if first in self._early:
             self._copied.result()  # or the copy could end behind it
         if not store(self._target[first], value):
-            dtype = DTYPES[self._target[first].dtype]
-            raise TransferError.at(
-                "--seq2seq",
-                None,
-                f"{name} would hold values beyond {dtype}, in which this host is saved",
-                "save the host in float32 first, or give --text: the result is then in float32",
-            )
+            raise beyond(name, DTYPES[self._target[first].dtype])
         self.places[first] = self._target[first]
 
     def finish(self) -> None:
@@ -187,6 +181,12 @@ class Output(FileWeights):
         """Stop copying."""
         self._stopped = True
         self._pool.shutdown()
+
+
+def beyond(name: str, dtype: str) -> GraftlmError:
+    """The error of a value that the host's type cannot hold."""
+    reason = f"{name} would hold values beyond {dtype}, in which this host is saved"
+    return TransferError.at("--seq2seq", None, reason, "save the host in float32 first")
 
 
 def lay_out(tensors: Mapping[str, tuple[str, tuple[int, ...]]], folder: Path) -> dict[str, Place]:

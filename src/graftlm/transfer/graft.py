@@ -48,6 +48,7 @@ class Step(ABC):
             the trained one again. On a host of random weights a step in front has to carry all that it refines.
         needs_pretrained: it makes no sense on a host whose weights are random.
         needs_adapter: it reads the adapter that the pretrain stage trained (`transfer.adapter`).
+        needs_head: it reads the donor's MLM head, which some checkpoints lack.
     """
 
     reference: ClassVar[str] = ""
@@ -63,6 +64,7 @@ class Step(ABC):
     needs_base: ClassVar[bool] = False
     needs_pretrained: ClassVar[bool] = False
     needs_adapter: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = False
 
     def writes(self) -> tuple[str, ...]:
         """Patterns (`fnmatch`) of the host tensors that it may write, with these parameters; no other step may."""
@@ -127,6 +129,7 @@ class Graft:
         languages: the mBART code of each calibration text (the host may lack it), "" where its language is not known,
             another name where mBART has no code for it; empty: none is known.
         base_weights: the donor before the pretrain stage, for steps with `needs_base`.
+        fresh: names of the donor's tensors that its checkpoint lacks: they are random, and nothing is taken from them.
         adapter: what the pretrain stage learned beside a frozen donor (a folder of peft), or None.
         donor_tokenizer, host_tokenizer: the tokenizers of both.
         device: where a step that trains may put a model while it does (`trained`).
@@ -149,6 +152,7 @@ class Graft:
     host_model: MBartForConditionalGeneration | None = None
     base_weights: Weights | None = None
     base_model: XLMRobertaForMaskedLM | None = None
+    fresh: frozenset[str] = frozenset()
     adapter: Any = None
     donor_tokenizer: Any = None
     host_tokenizer: Any = None

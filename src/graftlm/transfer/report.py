@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,6 +104,13 @@ class Ledger:
                     self.writer[name] = self.writer[before]
         self._host_names = host.aliases
 
+    def lacking(self, names: Collection[str]) -> None:
+        """Note which tensors of the donor its checkpoint lacks."""
+        for name in names:
+            self.donor[
+                self._donor_names[name]
+            ].note = "not in the donor's checkpoint: random, so nothing is taken from it"
+
     def add(self, host: Weights) -> None:
         """Account for tensors that the host did not have before; they are fresh."""
         for name, shape in host.shapes.items():
@@ -174,6 +181,7 @@ class TransferReport:
     donor_tensors: list[DonorTensor]
     counts: dict[str, dict[str, int]]
     fidelity: dict[str, Any] | None
+    calibration: dict[str, int] = field(default_factory=dict)  # texts given to fit on, and how many at most
     steps: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     flops: int = 0  # operations of the matrix products of the steps, as torch counts them

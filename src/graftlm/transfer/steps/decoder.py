@@ -90,6 +90,7 @@ class Decoder(Step):
         folds = self.head == "fold"
         object.__setattr__(self, "needs_models", folds or not self.tied)
         object.__setattr__(self, "needs_text", folds)
+        object.__setattr__(self, "needs_head", folds)
 
     def check(self, path: str) -> Iterator[Problem]:
         if self.head == "fold" and self.layers == "random":
@@ -161,6 +162,7 @@ class Decoder(Step):
     def apply(self, graft: Graft) -> None:
         import torch
 
+        before = {name: (entry.step, entry.note) for name, entry in graft.ledger.host.items()}
         config = graft.host_config
         found = sources(self.layers, config.encoder_layers, config.decoder_layers, self.every)
         crossed = found
@@ -196,6 +198,8 @@ class Decoder(Step):
             fold(graft, self.tokens, self.max_length, self.ridge, self.seed)
         if self.output == "unit":
             unit_logits(graft)
+        if before == {name: (entry.step, entry.note) for name, entry in graft.ledger.host.items()}:
+            graft.progress.say(f"{graft.step or 'decoder'}: changed nothing: what it would draw anew is random already")
 
     def _cross(self, graft: Graft, layer: int, source: Source, draw: Generator, plain: Source) -> None:
         """The cross-attention of one layer; with `plain` its LayerNorm is that behind the self-attention copied."""

@@ -119,7 +119,7 @@ class Embeddings(Step):
             for name, value, of, changed in zip(names, norm, (of_weight, of_bias), (factor != 1, False), strict=True):
                 mapped = changed or growth.widens
                 graft.write(name, value, "mapped" if mapped else "copied", of, note if mapped else "")
-        if self.logits_bias and anatomy.DONOR_BIAS in graft.donor_weights:
+        if self.logits_bias and anatomy.DONOR_BIAS in graft.donor_weights and anatomy.DONOR_BIAS not in graft.fresh:
             self._logits_bias(graft)
         if self.output == "unit" and graft.is_random(output_norm(graft)[0]):
             unit_logits(graft, anatomy.DONOR_WORDS)
