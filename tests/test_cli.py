@@ -187,7 +187,7 @@ def test_plan_and_a_second_run_reuse_everything(swept: tuple[Path, subprocess.Co
     folder, _ = swept
     planned = graftlm(folder, "plan", *SWEEP[1:])
     assert planned.returncode == 0, planned.stderr
-    assert planned.stdout.splitlines()[-1] == "stages: 30 reuse"
+    assert planned.stdout.splitlines()[-1] == "stages: 36 reuse"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob(MARKER)}
     again = graftlm(folder, *SWEEP)
     assert again.returncode == 0, again.stderr

@@ -107,7 +107,7 @@ def problem(override: str, error: Exception) -> Problem:
             close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
             remedy = f"did you mean {close[0]}?" if close else ""
             return Problem(key, value, "is no choice of this group", remedy or "choices are " + ", ".join(options))
-        if _is_setting(key):
+        if _is_setting(key) and not key.startswith("search."):
             return Problem(key, value, "is in no file of what was chosen", f"write ++{key}={value}")
         return Problem(key, value, "is no setting and no group", _near_key(key))
     if "is not in struct" in text or "Key" in text:

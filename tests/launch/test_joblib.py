@@ -81,7 +81,8 @@ def test_a_killed_worker_costs_its_sweep_but_not_what_was_done(
     """The pool of joblib is lost with it; the sweep tells what became of each job, and the same command goes on."""
     folder, _ = swept
     # the first of the two was done by the sweep before
-    words = (*SMOKE, "transfer=embeddings", "finetune.max_steps=10,120", "finetune.checkpoint_interval=5")
+    given = ("transfer=embeddings", "finetune.lr=1e-3", "finetune.checkpoint_interval=5")
+    words = (*SMOKE, *given, "finetune.max_steps=10,120")
     process = start(folder, *words)
     try:
         wait(lambda: list(folder.glob("multirun/store/finetune/*.partial/scratch/last.ckpt")), process)
