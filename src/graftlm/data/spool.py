@@ -1,6 +1,6 @@
 """Rows of text on disk, with a few numbers of each in memory: what a corpus larger than memory is divided by.
 
-A row costs 19 bytes of memory (and some 40 more while repeats are looked for), however long its text is.
+A row costs 27 bytes of memory (and some 40 more while repeats are looked for), however long its text is.
 """
 
 from __future__ import annotations
