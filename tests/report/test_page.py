@@ -200,6 +200,7 @@ def test_the_tensor_map_by_keyboard(page: Any) -> None:
     assert all(status in legend for status in ("copied", "mapped", "calibrated", "trained", "kept", "initialised"))
     panel.locator("summary", has_text="in words").click()
     words = panel.locator(".words details").first
+    words.get_by_text("other tensor is").wait_for()  # what is folded is made when it is opened
     assert "mapped and kept (0, 2), trained and kept (1, 3)" in words.inner_text()
     assert "1 other tensor is" in words.inner_text()
     panel.locator("summary", has_text="LayerNorms vary").click()
