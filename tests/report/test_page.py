@@ -172,7 +172,9 @@ def test_samples_are_searched_filtered_sorted_and_folded(page: Any) -> None:
 
 
 def test_the_tensor_map_by_keyboard(page: Any) -> None:
+    page.locator("#maps").scroll_into_view_if_needed()  # what is far from the window is not made yet
     tabs = page.locator("#maps [role=tab]")
+    tabs.first.wait_for()
     assert len(tabs.all_inner_texts()) == 6  # none for `none`
     tabs.first.focus()
     page.keyboard.press("ArrowRight")
