@@ -5,11 +5,10 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.speed.case import Run
+from benchmarks.speed.cases._loops import Clock, fit_batches, of_script
 
 MASKED = 0.15
 
@@ -72,7 +71,7 @@ def small(shape: Shape) -> Shape:
 def trainer_step(run: Run, shape: Shape, steps: int, bf16: bool) -> dict[str, float]:
     """Seconds of a step of `transformers.Trainer`, set up as run_mlm.py does; the first is not counted."""
     import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
+    from transformers import Trainer, TrainingArguments, default_data_collator
 
     batches = [shape.batch(number) for number in range(steps)]
     rows = [
@@ -81,38 +80,18 @@ def trainer_step(run: Run, shape: Shape, steps: int, bf16: bool) -> dict[str, fl
         for labels in [ids.masked_fill(~chosen, -100)]
         for row in range(shape.rows)
     ]
-    begun: list[float] = []
-    ended: list[float] = []
-
-    class Stopwatch(TrainerCallback):
-        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            begun.append(time.perf_counter())
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            ended.append(time.perf_counter())
-
+    clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=shape.rows,
-            max_steps=steps,
-            learning_rate=1e-4,
-            bf16=bf16,
-            use_cpu=True,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            seed=0,
-        )
+        given = of_script(shape.rows, steps, learning_rate=1e-4, bf16=bf16)
         trainer = Trainer(
             model=shape.model(),
-            args=arguments,
+            args=TrainingArguments(output_dir=folder, **given),
             train_dataset=rows,  # type: ignore[arg-type]
             data_collator=default_data_collator,
-            callbacks=[Stopwatch()],
+            callbacks=[clock.of_trainer()],
         )
         loss = trainer.train().training_loss
-    return {"seconds": (ended[-1] - begun[1]) / (steps - 1), "loss": loss}
+    return {"seconds": clock.seconds() / (steps - 1), "loss": loss}
 
 
 def our_step(run: Run, shape: Shape, steps: int, precision: str | None = None) -> dict[str, float]:
@@ -127,20 +106,15 @@ def our_step(run: Run, shape: Shape, steps: int, precision: str | None = None) -
     settings = PretrainSettings(max_steps=steps, lr=1e-4, warmup=0.0, val_interval=steps, checkpoint_interval=10**6)
     module = MlmModule(shape.model(), settings, MaskSettings())
     losses: list[float] = []
-    begun: list[float] = []
-    ended: list[float] = []
+    clock = Clock()
 
-    class Stopwatch(pl.Callback):
-        def on_train_batch_start(self, *args: Any) -> None:
-            begun.append(time.perf_counter())
-
+    class Losses(pl.Callback):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-            ended.append(time.perf_counter())
             losses.append(float(trainer.callback_metrics["train/loss"]))
 
-    figures = fit_batches(module, settings, batches, precision or mixed(), [Stopwatch()])
-    seconds = (ended[-1] - begun[1]) / (steps - 1)
-    figures |= {"seconds": seconds, "loss": sum(losses) / len(losses)}
+    fit_mlm(module, settings, batches, precision or mixed(), [clock.of_lightning(), Losses()])
+    seconds = clock.seconds() / (steps - 1)
+    figures = {"seconds": seconds, "loss": sum(losses) / len(losses)}
     if torch.cpu._is_amx_tile_supported() or run.quick:
         figures["matmul_share"] = module.flops_spent / steps / seconds / matmul_rate()
     return figures
@@ -164,31 +138,10 @@ def our_batch(shape: Shape, number: int) -> dict[str, Any]:
     }
 
 
-def fit_batches(module: Any, settings: Any, batches: list[Any], precision: str, callbacks: list[Any]) -> dict[str, Any]:
-    """The training loop of the stages, with all that they hang on it, over these batches."""
-    import pytorch_lightning as pl
-    from torch.utils.data import DataLoader
-
-    from graftlm.console import Silent
-    from graftlm.running import TrainerSettings
-    from graftlm.stages.training import fit
-    from graftlm.tracking import Tracker
-
-    class Data(pl.LightningDataModule):
-        def train_dataloader(self) -> Any:
-            return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-
-        def val_dataloader(self) -> Any:
-            few = {name: batches[0][name][:8] for name in ("positions", "labels")}
-            return DataLoader([{**batches[0], **few}], batch_size=None)  # type: ignore[arg-type]
-
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        trainer = TrainerSettings(accelerator="cpu", precision=precision)
-        context: Any = SimpleNamespace(settings=SimpleNamespace(trainer=trainer), work=work, progress=Silent())
-        (work / ".scratch").mkdir()
-        fit(context, module, Data(), settings, Tracker(work, [], Silent()), "bench", callbacks)
-    return {}
+def fit_mlm(module: Any, settings: Any, batches: list[Any], precision: str, callbacks: list[Any]) -> None:
+    """Our loop over these batches; a few places of the first are what is validated on."""
+    few = {name: batches[0][name][:8] for name in ("positions", "labels")}
+    fit_batches(module, settings, batches, {**batches[0], **few}, precision, callbacks)
 
 
 def mixed() -> str:

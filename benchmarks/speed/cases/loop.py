@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from benchmarks.speed.case import Case, Row, Run
 from benchmarks.speed.cases import _mlm
+from benchmarks.speed.cases._loops import Clock
 
 # the shape of model=small
 SHAPE = _mlm.Shape(16_000, 6, 384, 8, 128)
@@ -50,27 +50,16 @@ def bare(run: Run) -> dict[str, float]:
 
 
 def ours(run: Run) -> dict[str, float]:
-    import pytorch_lightning as pl
-
     from graftlm.models.mlm import MlmModule
     from graftlm.schema import MaskSettings, PretrainSettings
 
     steps = _steps(run)
     settings = PretrainSettings(max_steps=steps, lr=1e-4, warmup=0.0, val_interval=10**6, checkpoint_interval=10**6)
-    begun: list[float] = []
-    ended: list[float] = []
-
-    class Stopwatch(pl.Callback):
-        def on_train_batch_start(self, *args: Any) -> None:
-            begun.append(time.perf_counter())
-
-        def on_train_batch_end(self, *args: Any) -> None:
-            ended.append(time.perf_counter())
-
+    clock = Clock()
     module = MlmModule(SHAPE.model(), settings, MaskSettings())
     batches = [_mlm.our_batch(SHAPE, number) for number in range(steps)]
-    _mlm.fit_batches(module, settings, batches, _mlm.mixed(), [Stopwatch()])
-    return {"seconds": (ended[-1] - begun[_WARM]) / (steps - _WARM)}
+    _mlm.fit_mlm(module, settings, batches, _mlm.mixed(), [clock.of_lightning()])
+    return {"seconds": clock.seconds(_WARM) / (steps - _WARM)}
 
 
 CASE = Case(

@@ -7,13 +7,11 @@ sources of 32 to 128 tokens, targets of 16 to 64. Trimmed (`model.trim`): ours w
 from __future__ import annotations
 
 import tempfile
-import time
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.speed.case import Case, Row, Run
 from benchmarks.speed.cases import _mlm, _seq2seq
+from benchmarks.speed.cases._loops import Clock, fit_batches, of_script
 
 ROWS, SOURCE, TARGET = 8, 128, 64
 
@@ -24,43 +22,25 @@ def _layers(run: Run) -> int:
 
 def trainer(run: Run) -> dict[str, float]:
     import torch
-    from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+    from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     steps = 2
     model = _seq2seq.model(run, _seq2seq.FULL, _layers(run))
-    begun: list[float] = []
-    ended: list[float] = []
-
-    class Stopwatch(TrainerCallback):
-        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            begun.append(time.perf_counter())
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            ended.append(time.perf_counter())
+    clock = Clock()
 
     class InOrder(Seq2SeqTrainer):
         def _get_train_sampler(self, *args: Any) -> Any:
             return torch.utils.data.SequentialSampler(range(ROWS * steps))
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = Seq2SeqTrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=ROWS,
-            max_steps=steps,
-            use_cpu=True,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            seed=0,
-        )
         InOrder(
             model=model,
-            args=arguments,
+            args=Seq2SeqTrainingArguments(output_dir=folder, **of_script(ROWS, steps)),
             train_dataset=[row for number in range(steps) for row in _seq2seq.rows(number, ROWS, SOURCE, TARGET)],
             data_collator=DataCollatorForSeq2Seq(_seq2seq.Tokenizer(), model=model),
-            callbacks=[Stopwatch()],
+            callbacks=[clock.of_trainer()],
         ).train()
-    return {"seconds": (ended[-1] - begun[1]) / (steps - 1)}
+    return {"seconds": clock.seconds() / (steps - 1)}
 
 
 def _batch(number: int, count: int = ROWS) -> dict[str, Any]:
@@ -82,16 +62,9 @@ def _batch(number: int, count: int = ROWS) -> dict[str, Any]:
 
 
 def _ours(run: Run, vocabulary: int) -> dict[str, float]:
-    import pytorch_lightning as pl
-    from torch.utils.data import DataLoader
-
-    from graftlm.console import Silent
     from graftlm.data.tokenizers import build_host_tokenizer
     from graftlm.models.seq2seq import Seq2SeqModule
-    from graftlm.running import TrainerSettings
     from graftlm.schema import FinetuneSettings, TransferSettings
-    from graftlm.stages.training import fit
-    from graftlm.tracking import Tracker
 
     steps = 3
     settings = FinetuneSettings(
@@ -101,33 +74,13 @@ def _ours(run: Run, vocabulary: int) -> dict[str, float]:
     module = Seq2SeqModule(
         _seq2seq.model(run, vocabulary, _layers(run)), tokenizer, settings, TransferSettings(name="none")
     )
-    begun: list[float] = []
-    ended: list[float] = []
-
-    class Stopwatch(pl.Callback):
-        def on_train_batch_start(self, *args: Any) -> None:
-            begun.append(time.perf_counter())
-
-        def on_train_batch_end(self, *args: Any) -> None:
-            ended.append(time.perf_counter())
-
-    class Data(pl.LightningDataModule):
-        def train_dataloader(self) -> Any:
-            return DataLoader([_batch(number) for number in range(steps)], batch_size=None)  # type: ignore[arg-type]
-
-        def val_dataloader(self) -> Any:
-            one = _batch(0, 1)
-            wrong = {"shuffled_input_ids": one["input_ids"], "shuffled_attention_mask": one["attention_mask"]}
-            text = {"target_langs": ["en_XX"], "references": ["a"], "generate": [False]}
-            return DataLoader([{**one, **wrong, **text}], batch_size=None)  # type: ignore[arg-type]
-
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        trainer = TrainerSettings(accelerator="cpu", precision=_mlm.mixed())
-        context: Any = SimpleNamespace(settings=SimpleNamespace(trainer=trainer), work=work, progress=Silent())
-        (work / ".scratch").mkdir()
-        fit(context, module, Data(), settings, Tracker(work, [], Silent()), "bench", [Stopwatch()])
-    return {"seconds": (ended[-1] - begun[1]) / (steps - 1)}
+    clock = Clock()
+    one = _batch(0, 1)
+    wrong = {"shuffled_input_ids": one["input_ids"], "shuffled_attention_mask": one["attention_mask"]}
+    text = {"target_langs": ["en_XX"], "references": ["a"], "generate": [False]}
+    batches = [_batch(number) for number in range(steps)]
+    fit_batches(module, settings, batches, {**one, **wrong, **text}, _mlm.mixed(), [clock.of_lightning()])
+    return {"seconds": clock.seconds() / (steps - 1)}
 
 
 def trimmed(run: Run) -> dict[str, float]:

@@ -9,11 +9,11 @@ the lines use (`model.trim`), and with all of it. Sentences in XLM-R's tokens; a
 from __future__ import annotations
 
 import tempfile
-import time
 from typing import Any
 
 from benchmarks.speed.case import Case, Row, Run
 from benchmarks.speed.cases import _mlm, _texts
+from benchmarks.speed.cases._loops import Clock, of_script
 
 LINES = 6000
 SPLITS = ("train", "validation", "test")
@@ -43,7 +43,7 @@ def _shape(run: Run, vocabulary: int) -> _mlm.Shape:
 
 def _peer(run: Run, padded: bool) -> dict[str, float]:
     import torch
-    from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
+    from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
     tokenizer = _texts.tokenizer()
     tokenizer.model_max_length = 512
@@ -58,8 +58,7 @@ def _peer(run: Run, padded: bool) -> dict[str, float]:
     )
     dataset = [{name: values[place] for name, values in encoded.items()} for place in range(len(encoded["input_ids"]))]
     real: list[int] = []
-    begun: list[float] = []
-    ended: list[float] = []
+    clock = Clock()
 
     class Counting(DataCollatorForLanguageModeling):
         def torch_call(self, examples: Any) -> Any:
@@ -67,33 +66,16 @@ def _peer(run: Run, padded: bool) -> dict[str, float]:
             real.append(int(batch["attention_mask"].sum()))
             return batch
 
-    class Stopwatch(TrainerCallback):
-        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            begun.append(time.perf_counter())
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            ended.append(time.perf_counter())
-
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=rows,
-            max_steps=steps,
-            use_cpu=True,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            seed=0,
-        )
         torch.manual_seed(0)
         Trainer(
             model=_shape(run, len(tokenizer)).model(),
-            args=arguments,
+            args=TrainingArguments(output_dir=folder, **of_script(rows, steps)),
             train_dataset=dataset,  # type: ignore[arg-type]
             data_collator=Counting(tokenizer=tokenizer, mlm_probability=0.15),
-            callbacks=[Stopwatch()],
+            callbacks=[clock.of_trainer()],
         ).train()
-    return {"rate": sum(real[1:steps]) / (ended[-1] - begun[1])}
+    return {"rate": sum(real[1:steps]) / clock.seconds()}
 
 
 def line_by_line(run: Run) -> dict[str, float]:
@@ -105,8 +87,6 @@ def pad_512(run: Run) -> dict[str, float]:
 
 
 def _ours(run: Run, name: str) -> dict[str, float]:
-    import pytorch_lightning as pl
-
     from graftlm.data.corpus import Corpus
     from graftlm.data.modules import MlmDataModule
     from graftlm.models.mlm import MlmModule
@@ -118,22 +98,13 @@ def _ours(run: Run, name: str) -> dict[str, float]:
     corpus = Corpus(run.folder / name)
     data = MlmDataModule(corpus, settings, MaskSettings(name="r15"), TrainerSettings())
     batches = [data.train_batch(number) for number in range(steps)]
-    begun: list[float] = []
-    ended: list[float] = []
-
-    class Stopwatch(pl.Callback):
-        def on_train_batch_start(self, *args: Any) -> None:
-            begun.append(time.perf_counter())
-
-        def on_train_batch_end(self, *args: Any) -> None:
-            ended.append(time.perf_counter())
-
+    clock = Clock()
     size = len(corpus.donor_tokenizer)
     module = MlmModule(_shape(run, size).model(), settings, MaskSettings(name="r15"))
-    _mlm.fit_batches(module, settings, batches, _mlm.mixed(), [Stopwatch()])
+    _mlm.fit_mlm(module, settings, batches, _mlm.mixed(), [clock.of_lightning()])
     real = sum(batch["tokens"] for batch in batches)
     places = sum(batch["input_ids"].numel() for batch in batches)
-    rate = (real - batches[0]["tokens"]) / (ended[-1] - begun[1])
+    rate = (real - batches[0]["tokens"]) / clock.seconds()
     return {"rate": rate, "fill": real / places, "vocabulary": float(size)}
 
 
