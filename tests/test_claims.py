@@ -23,6 +23,7 @@ from graftlm.claims import Observer, busy, reserved
 from graftlm.console import Silent, Watched
 from graftlm.errors import StoreError
 from graftlm.store import SCRATCH, StageKey, Store, damage, read_marker
+from said import Said
 
 KEY = StageKey("corpus", 1, {"rows": 3}, {})
 
@@ -340,14 +341,6 @@ def flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
-
-
-class Said(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @pytest.mark.parametrize("size", [10, 2_000_000])

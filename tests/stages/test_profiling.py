@@ -15,14 +15,7 @@ from graftlm.models.seq2seq import Seq2SeqModule
 from graftlm.running import TrainerSettings
 from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, TransferSettings
 from graftlm.stages.profiling import PARTS, ProfileSteps
-
-
-class Said:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
+from said import Said
 
 
 @pytest.mark.parametrize("kind", ["mlm", "seq2seq"])

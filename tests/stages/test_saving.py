@@ -8,8 +8,7 @@ import multiprocessing
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +29,10 @@ from graftlm.stages import finetune, graft, pretrain
 from graftlm.stages.saving import CHECKPOINT, Course
 from graftlm.tracking import METRICS
 from graftlm.transfer import handover
+from said import Said
 
 STAGES = {"pretrain": pretrain, "finetune": finetune}
 Act = Callable[[], None]
-
-
-class Said:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    @contextmanager
-    def task(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        yield lambda units: None
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def settings(model: Any, precision: str = "32-true", accumulate: int = 2, workers: int = 2) -> Settings:

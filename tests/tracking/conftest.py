@@ -7,8 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from graftlm.data.settings import DataSettings
 from graftlm.jobs import Labels, StageContext
 from graftlm.running import LoggerSettings
 from graftlm.schema import MaskSettings, Settings, TransferSettings
+from said import Said
 
 # sweeps of a known truth, which the tests of reports make
 _spec = importlib.util.spec_from_file_location("report_fixtures", Path(__file__).parents[1] / "report" / "conftest.py")
@@ -39,18 +39,6 @@ HOSTILE = (
     '=HYPERLINK("http://x")',
     "100% of {braces} & $dollars_ ~^",
 )
-
-
-class Said:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    @contextmanager
-    def task(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        yield lambda units: None
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @pytest.fixture
