@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from graftlm.differences import differences
 from graftlm.errors import StoreError
-from graftlm.store import MARKER, SCRATCH, StageKey, Store, damage, differences, read_marker
+from graftlm.store import MARKER, SCRATCH, StageKey, Store, damage, read_marker
 
 KEY = StageKey("corpus", 1, {"rows": 3}, {})
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graftlm.differences import differences
 from graftlm.errors import StoreError
 from graftlm.plan import PlannedStage
-from graftlm.store import MARKER, differences, read_marker
+from graftlm.store import MARKER, read_marker
 
 # last names of settings that do not change what a step costs
 NEUTRAL = frozenset(

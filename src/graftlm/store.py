@@ -25,6 +25,7 @@ from typing import Any
 import graftlm
 from graftlm.claims import Claim, LostError, Observer, left_over, removing
 from graftlm.console import Advance, Progress, Silent, Watched
+from graftlm.differences import differences
 from graftlm.errors import StoreError
 from graftlm.heartbeats import heartbeats
 
@@ -270,39 +271,6 @@ class Store:
 def _passing(path: Path) -> bool:
     """Whether a file of an unfinished artifact is no part of it: a checkpoint, an earlier marker, half a file."""
     return path.parts[0] in (SCRATCH, MARKER) or path.suffix == ".tmp"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A setting that two artifacts do not share. A value is `ABSENT` where one has no such setting."""
-
-    path: str
-    one: Any
-    other: Any
-
-    def __str__(self) -> str:
-        return f"{self.path or 'settings'} is {self.one!r} instead of {self.other!r}"
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "absent"
-
-
-ABSENT = _Absent()
-
-
-def differences(one: Any, other: Any, path: str = "") -> Iterator[Difference]:
-    """Where two trees of plain values differ, each by the path of its leaf."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for name in sorted({*one, *other}, key=str):
-            where = f"{path}.{name}" if path else str(name)
-            yield from differences(one.get(name, ABSENT), other.get(name, ABSENT), where)
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for index, (left, right) in enumerate(zip(one, other, strict=True)):
-            yield from differences(left, right, f"{path}[{index}]")
-    elif one != other:
-        yield Difference(path, one, other)
 
 
 def read_marker(path: Path) -> dict[str, Any]:

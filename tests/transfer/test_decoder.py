@@ -12,8 +12,8 @@ from torch.nn.functional import gelu
 
 from graftlm.compose import Words, compose_jobs
 from graftlm.errors import SettingsError, TransferError
+from graftlm.inputs import check_inputs
 from graftlm.models.build import build_host
-from graftlm.plan import check_inputs
 from graftlm.schema import TransferSettings
 from graftlm.transfer import files, handover
 from graftlm.transfer.apply import apply_strategy

@@ -31,7 +31,8 @@ def run(arguments: Sequence[str]) -> int:
         print(run_help("plan", ABOUT) + "\n" + MORE)
         return 0
     from graftlm.compose import compose_jobs, compose_search
-    from graftlm.plan import VERSIONS, check_inputs, plan
+    from graftlm.inputs import check_inputs
+    from graftlm.plan import VERSIONS, plan
 
     words = parse_words(arguments)
     search = compose_search(words)

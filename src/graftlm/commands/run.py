@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     from graftlm.engines import check_launch
     from graftlm.errors import ReportError
-    from graftlm.plan import check_inputs
+    from graftlm.inputs import check_inputs
 
     search = compose_search(words)
     jobs = search.corners if search else compose_jobs(words)

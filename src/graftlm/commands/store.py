@@ -149,8 +149,8 @@ def _plain(item: Artifact, what: str) -> dict[str, Any]:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from graftlm.differences import differences
     from graftlm.inventory import described, find
-    from graftlm.store import differences
 
     artifacts, _, _ = _take(options)
     item = find(artifacts, options.key)

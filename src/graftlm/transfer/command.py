@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import gc
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from graftlm.checkpoint import check_checkpoint, local_folder, read_config
+from graftlm.checkpoint import check_checkpoint, read_config
 from graftlm.console import Progress, Silent
 from graftlm.errors import CheckpointError, GraftlmError, Problem, SettingsError, TransferError
 from graftlm.schema import TransferSettings
@@ -22,6 +20,7 @@ from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Step
 from graftlm.transfer.options import in_options
 from graftlm.transfer.report import TransferReport
+from graftlm.transfer.result import in_type_of, written
 from graftlm.transfer.strategy import build_steps, check_steps, unfit_for_random
 from graftlm.transfer.texts import HELD_OUT, read_texts, spread
 
@@ -91,7 +90,7 @@ def _run(request: Request, progress: Progress | None) -> TransferReport:
     steps = _steps(request)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TransferError.at("--out", out, "is there already", "name a folder that does not exist")
-    with _written(out, keep=False):  # a graft may take minutes: what keeps its result from being written is told first
+    with written(out, keep=False):  # a graft may take minutes: what keeps its result from being written is told first
         pass
     _check_kinds(request)
     if request.text is None and request.seq2seq != BUILT and not any(step.needs_models for _, step in steps):
@@ -207,7 +206,7 @@ def _from_files(request: Request, out: Path, progress: Progress) -> TransferRepo
         check_vocabulary(host.model, theirs, request.seq2seq, "--seq2seq")
         return ours, theirs
 
-    with _written(out) as partial:
+    with written(out) as partial:
         report = graft_folders(
             request.strategy,
             donor,
@@ -260,41 +259,13 @@ def _from_models(request: Request, out: Path, progress: Progress) -> TransferRep
             adapter=request.adapter,
         )
     adapters.merge(host)
-    _in_type_of(host, request)
-    with _written(out) as partial:
+    if request.seq2seq != BUILT:
+        in_type_of(host, request.seq2seq)
+    with written(out) as partial:
         host.save_pretrained(partial)
         host_tokenizer.save_pretrained(partial)
         report.write(partial / "transfer.json")
     return report
-
-
-def _in_type_of(host: Any, request: Request) -> None:
-    """The host in the type that its folder has: float32 is for the work.
-
-    Raises:
-        TransferError: a value is beyond that type.
-    """
-    from graftlm.transfer.files import DTYPES, beyond, places_in
-    from graftlm.transfer.weights import ModelWeights, finite
-
-    if request.seq2seq == BUILT:
-        return
-    folder = local_folder(request.seq2seq)
-    places = places_in(folder) if folder is not None else None
-    if places:  # what the files hold, whatever the configuration says
-        name = DTYPES.get(next(iter(places.values())).dtype)
-    else:
-        config = read_config(request.seq2seq, None, "--seq2seq")
-        name = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
-    if name not in ("float16", "bfloat16"):
-        return
-    import torch
-
-    host.to(getattr(torch, name))
-    weights = ModelWeights(host)
-    for tensor in weights.shapes:
-        if not finite(weights.read(tensor)):
-            raise beyond(tensor, name)
 
 
 @contextmanager
@@ -307,30 +278,6 @@ def _no_collector() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-@contextmanager
-def _written(out: Path, keep: bool = True) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` when that went well and is gone when not, and without `keep`."""
-    partial: Path | None = None
-    made = [folder for folder in out.parents if not folder.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        partial.chmod(0o755)
-        yield partial
-        if keep:
-            if out.exists():
-                out.rmdir()
-            partial.replace(out)
-    except OSError as error:
-        raise TransferError.at("--out", out, f"cannot be written: {error.strerror}", "name another folder") from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # what is not empty stays
-                folder.rmdir()
 
 
 def _host(request: Request, donor: Any, donor_tokenizer: Any) -> tuple[Any, Any]:

@@ -1,0 +1,64 @@
+"""The folder that `graftlm transfer` leaves: there as a whole or not at all, in the type of the host that was given."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from graftlm.checkpoint import local_folder, read_config
+from graftlm.errors import TransferError
+
+
+@contextmanager
+def written(out: Path, keep: bool = True) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` when that went well and is gone when not, and without `keep`."""
+    partial: Path | None = None
+    made = [folder for folder in out.parents if not folder.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        partial.chmod(0o755)
+        yield partial
+        if keep:
+            if out.exists():
+                out.rmdir()
+            partial.replace(out)
+    except OSError as error:
+        raise TransferError.at("--out", out, f"cannot be written: {error.strerror}", "name another folder") from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # what is not empty stays
+                folder.rmdir()
+
+
+def in_type_of(host: Any, seq2seq: str) -> None:
+    """The host in the type that its folder has: float32 is for the work.
+
+    Raises:
+        TransferError: a value is beyond that type.
+    """
+    from graftlm.transfer.files import DTYPES, beyond, places_in
+    from graftlm.transfer.weights import ModelWeights, finite
+
+    folder = local_folder(seq2seq)
+    places = places_in(folder) if folder is not None else None
+    if places:  # what the files hold, whatever the configuration says
+        name = DTYPES.get(next(iter(places.values())).dtype)
+    else:
+        config = read_config(seq2seq, None, "--seq2seq")
+        name = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    if name not in ("float16", "bfloat16"):
+        return
+    import torch
+
+    host.to(getattr(torch, name))
+    weights = ModelWeights(host)
+    for tensor in weights.shapes:
+        if not finite(weights.read(tensor)):
+            raise beyond(tensor, name)
