@@ -73,7 +73,8 @@ def test_a_group_whose_name_has_a_dot_is_left_to_hydra(own_groups: Path) -> None
     assert composer._divide(["mask=r15", "finetune.seed=7"]) is None
 
 
-def test_a_sweep_composes_each_set_of_choices_once() -> None:
+def test_a_sweep_composes_each_set_of_choices_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # no folder can be made in it, by whomever: nothing is remembered
     words = Words(("model=pico", "transfer=none,naive", "mask=r15,r30", "finetune.seed=1,2,3"), multirun=True)
     calls: list[str] = []
     import hydra
@@ -85,7 +86,7 @@ def test_a_sweep_composes_each_set_of_choices_once() -> None:
         return composed(*arguments, **named)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRAFTLM_CACHE", "/nowhere/that/can/be/written")
+        patch.setenv("GRAFTLM_CACHE", str(tmp_path / "file" / "cache"))
         patch.setattr(hydra, "compose", counting)
         jobs = compose_jobs(words)
     assert len(jobs) == 12
