@@ -13,6 +13,7 @@ from torch import nn
 
 from graftlm.errors import SettingsError
 from graftlm.models.attention import lean_attention
+from graftlm.models.linear import lean_linears
 from graftlm.models.loss import unwrapped
 from graftlm.running import TrainerSettings
 
@@ -22,7 +23,7 @@ _BACKEND = "inductor"
 @contextlib.contextmanager
 def modes(model: Any, settings: TrainerSettings) -> Iterator[None]:
     """Within, the model computes as `trainer.compile` and `trainer.checkpointing` say, on the processor with attention
-    that keeps less (`graftlm.models.attention`).
+    and linear maps that keep less (`graftlm.models.attention`, `graftlm.models.linear`).
 
     Each layer is compiled by itself: all share the code of one, and what is around them (the lookups, the blocked loss)
     stays as it is. Weights and names do not change.
@@ -38,9 +39,11 @@ def modes(model: Any, settings: TrainerSettings) -> Iterator[None]:
         layer.compile(dynamic=True, backend=_BACKEND)
     if settings.checkpointing:
         _newest(inner, "checkpointing_enable")({"use_reentrant": False})
-    lean = contextlib.nullcontext() if settings.compile else lean_attention(inner)
     try:
-        with lean:
+        with contextlib.ExitStack() as lean:
+            if not settings.compile:
+                lean.enter_context(lean_attention(inner))
+                lean.enter_context(lean_linears(layers(inner)))
             yield
     finally:
         for layer in compiled:
