@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 @contextmanager
 def lean_linears(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, under autocast on a CPU, the `nn.Linear` of these layers keep their rounded input and no rounded weight."""
+    """Within, under autocast on a CPU, the `nn.Linear` of these layers keep a rounded input and no rounded weight."""
     maps = [module for layer in layers for module in layer.modules() if type(module) is nn.Linear]
     rounded = _Rounded()
     for module in maps:
