@@ -1,4 +1,4 @@
-"""Lean attention against torch's own: the same values, gradients and dropped places; within a model too."""
+"""Lean attention against that of the book: the same values and gradients; within a model too."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from graftlm.models.attention import NAME, attend, lean_attention
+from graftlm.models.dropout import kept_places
 from graftlm.models.loss import mlm_loss, seq2seq_loss
 
 B, H, Q, D = 2, 3, 7, 4
@@ -21,20 +21,32 @@ def made(dtype: torch.dtype, keys: int = Q) -> list[torch.Tensor]:
     return [torch.randn(B, H, n, D, generator=draw).to(dtype).requires_grad_() for n in (Q, keys, keys)]
 
 
+def plain(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, dropout: float
+) -> torch.Tensor:
+    """By the book, in the widest type, with the places that the seed drops."""
+    scores = query.double() @ key.double().transpose(-1, -2) * 0.4
+    weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
+    if dropout:
+        kept, factor = kept_places(weights.shape, dropout)
+        weights = weights * kept * factor
+    return (weights @ value.double()).transpose(1, 2).to(query.dtype)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["all", "padded", "causal", "cross"])
-def test_values_and_gradients_are_torchs(dtype: torch.dtype, kind: str) -> None:
+def test_values_and_gradients_are_those_of_the_book(dtype: torch.dtype, kind: str, dropout: float) -> None:
     tensors = made(dtype, keys=5 if kind == "cross" else Q)
     mask = torch.ones(B, 1, Q, Q, dtype=torch.bool) if kind == "padded" else None
     if mask is not None:
         mask[0, :, :, 4:] = False
     module: Any = SimpleNamespace(is_causal=kind == "causal")
     torch.manual_seed(3)
-    ours, _ = attend(module, *tensors, mask, dropout=0.3, scaling=0.4)
+    ours, _ = attend(module, *tensors, mask, dropout=dropout, scaling=0.4)
+    assert ("_Attention" in name_of(ours)) == (dropout > 0 or dtype == torch.bfloat16)  # else torch's is as good
     torch.manual_seed(3)
-    theirs = F.scaled_dot_product_attention(
-        *tensors, attn_mask=mask, dropout_p=0.3, is_causal=kind == "causal", scale=0.4
-    ).transpose(1, 2)
+    theirs = plain(*tensors, torch.ones(Q, Q, dtype=torch.bool).tril() if kind == "causal" else mask, dropout)
     close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
     torch.testing.assert_close(ours, theirs, rtol=close, atol=close)
     weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -42,8 +54,23 @@ def test_values_and_gradients_are_torchs(dtype: torch.dtype, kind: str) -> None:
     for one, two in zip(found, expected, strict=True):
         assert one.dtype == dtype
         torch.testing.assert_close(one, two, rtol=close, atol=close)
-    torch.manual_seed(3)
-    assert not torch.equal(attend(module, *tensors, mask, dropout=0.31, scaling=0.4)[0], ours)
+
+
+def name_of(states: torch.Tensor) -> str:
+    """Of the operation before the places were put in front of the heads."""
+    node: Any = states.grad_fn
+    while "Transpose" in node.name() or "Clone" in node.name():
+        node = node.next_functions[0][0]
+    return str(node.name())
+
+
+def test_without_dropout_long_texts_go_by_torchs_own() -> None:
+    draw = torch.Generator().manual_seed(0)
+    short, long = (torch.randn(1, 1, n, D, generator=draw).bfloat16().requires_grad_() for n in (181, 182))
+    module: Any = SimpleNamespace(is_causal=False)
+    states = {len_: attend(module, one, one, one, None, scaling=0.4)[0] for len_, one in ((181, short), (182, long))}
+    assert "_Attention" in name_of(states[181])
+    assert "_Attention" not in name_of(states[182])
 
 
 def test_it_keeps_no_matrix_but_the_dropped_places() -> None:
@@ -60,7 +87,11 @@ def test_it_keeps_no_matrix_but_the_dropped_places() -> None:
 @pytest.mark.parametrize("kind", ["mlm", "mbart"])
 def test_a_model_trains_with_it_as_without(kind: str, donor: Any, host: Any) -> None:
     model = copy.deepcopy(donor if kind == "mlm" else host).train()
-    model.config.attention_dropout = 0.1
+    for part in model.modules():  # torch drops other places
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        elif isinstance(getattr(part, "dropout", None), float):
+            part.dropout = 0.0
     ids = torch.randint(5, 60, (3, 12), generator=torch.Generator().manual_seed(1))
     attention = torch.ones_like(ids)
     ids[0, 8:], attention[0, 8:] = 1, 0
@@ -73,7 +104,8 @@ def test_a_model_trains_with_it_as_without(kind: str, donor: Any, host: Any) -> 
     def gradients() -> dict[str, torch.Tensor]:
         model.zero_grad()
         torch.manual_seed(4)
-        loss = mlm_loss(model, batch) if kind == "mlm" else seq2seq_loss(model, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = mlm_loss(model, batch) if kind == "mlm" else seq2seq_loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -82,5 +114,7 @@ def test_a_model_trains_with_it_as_without(kind: str, donor: Any, host: Any) -> 
         assert model.config._attn_implementation == NAME
         found = gradients()
     assert model.config._attn_implementation == "sdpa"
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(found[name], gradient, rtol=2e-2, atol=2e-3 * largest, msg=name)
+    assert any(not torch.equal(found[name], gradient) for name, gradient in expected.items())  # it was another way

@@ -13,6 +13,7 @@ from torch import nn
 
 from graftlm.errors import SettingsError
 from graftlm.models.attention import lean_attention
+from graftlm.models.dropout import quick_dropout
 from graftlm.models.linear import lean_linears
 from graftlm.models.loss import unwrapped
 from graftlm.running import TrainerSettings
@@ -23,7 +24,7 @@ _BACKEND = "inductor"
 @contextlib.contextmanager
 def modes(model: Any, settings: TrainerSettings) -> Iterator[None]:
     """Within, the model computes as `trainer.compile` and `trainer.checkpointing` say, on the processor with attention
-    and linear maps that keep less (`graftlm.models.attention`, `graftlm.models.linear`).
+    and linear maps that keep less, and quicker dropout (`graftlm.models`: `attention`, `linear`, `dropout`).
 
     Each layer is compiled by itself: all share the code of one, and what is around them (the lookups, the blocked loss)
     stays as it is. Weights and names do not change.
@@ -41,9 +42,10 @@ def modes(model: Any, settings: TrainerSettings) -> Iterator[None]:
         _newest(inner, "checkpointing_enable")({"use_reentrant": False})
     try:
         with contextlib.ExitStack() as lean:
-            if not settings.compile:
+            if not settings.compile and not _on_gpu(settings):
                 lean.enter_context(lean_attention(inner))
                 lean.enter_context(lean_linears(layers(inner)))
+                lean.enter_context(quick_dropout(layers(inner)))
             yield
     finally:
         for layer in compiled:
@@ -64,8 +66,12 @@ def layers(model: Any) -> list[nn.Module]:
     return [*model.model.encoder.layers, *model.model.decoder.layers]
 
 
+def _on_gpu(settings: TrainerSettings) -> bool:
+    return settings.accelerator != "cpu" and torch.cuda.is_available()
+
+
 def _check_compiler(settings: TrainerSettings) -> None:
-    if settings.accelerator != "cpu" and torch.cuda.is_available():
+    if _on_gpu(settings):
         return  # Triton brings its own
     names = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
     if not any(name and shutil.which(name) for name in names):
