@@ -1,8 +1,8 @@
 """Dropout on the processor from sixteen random bits a place.
 
 torch draws a number for each place that may be dropped: 4.5 ms for the 786,000 places of a sublayer of xlm-roberta-base
-at 8 × 128, as much as its feed-forward map takes. Here one draw of 64 bits serves four places. So the share that is
-dropped is a multiple of 1/65536, the nearest to what was asked for (.1 is .100006), and what stays is divided by exactly
+at 8 × 128, as much as its feed-forward map takes. Here one draw of 64 bits serves four places. The share that is
+dropped is a multiple of 1/65536, the nearest to what was asked for (.1 is .100006); what stays is divided by exactly
 what that share leaves.
 """
 
