@@ -2,11 +2,13 @@
 
 Each command is a module of `graftlm.commands`; nothing heavy is imported before it is needed, so that help, plan and
 mistakes answer at once. Mistakes of a user end in one line each on standard error and exit code 2; a failed job in
-exit code 1.
+exit code 1; a mistake of ours in one line that names a file to send (`graftlm.bugs`) and exit code 3.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -14,20 +16,38 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import graftlm
-from graftlm.errors import GraftlmError, SettingsError
+from graftlm.errors import GraftlmError, Problem, SettingsError, first_line
 
 COMMANDS = ("run", "plan", "report", "export", "store", "transfer", "data", "wandb")
+# what a machine may lack while all is right with the program and what it was given, and what to do
+_REMEDIES = {
+    errno.ENOSPC: "make room, and give the command again",
+    errno.EDQUOT: "make room, and give the command again",
+    errno.EROFS: "name another folder",
+    errno.EACCES: "change its permissions, or name another folder",
+    errno.EPERM: "change its permissions, or name another folder",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "allow more open files (ulimit -n)",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "mend the link",
+    errno.EIO: "look after the disk",
+    errno.ENOMEM: "give it more memory",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code.
 
-    0 done, 1 a job failed, 2 a mistake, 128 + a signal's number where one ended it (130 Ctrl-C, 143 SIGTERM).
+    0 done, 1 a job failed, 2 a mistake, 3 a mistake of ours, 128 + a signal's number where one ended it (130 Ctrl-C,
+    143 SIGTERM).
     """
     # OpenMP's threads wait actively for each other: unbounded, a second busy process makes that many times slower
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or a pipe that does not know every letter
+            stream.reconfigure(errors="backslashreplace")
     try:
         if not words or words[0] in ("-h", "--help"):
             print(_help())
@@ -53,6 +73,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        return _unexpected(error, words)
+
+
+def _unexpected(error: Exception, words: Sequence[str]) -> int:
+    """Tell of what nothing else has told of: what the machine lacks, or a mistake of ours."""
+    if isinstance(error, MemoryError):
+        print(f"graftlm: {Problem('memory', None, 'is exhausted', _REMEDIES[errno.ENOMEM])}", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        where = str(error.filename or words[0])
+        told = Problem(where, None, error.strerror or type(error).__name__, _REMEDIES[error.errno])
+        print(f"graftlm: {told}", file=sys.stderr)
+        return 2
+    from graftlm import bugs
+
+    file = bugs.report(error, words)
+    what = bugs.clean(f"{type(error).__name__}: {first_line(error)}")
+    where = f"send {file} to its maintainers" if file else "no folder could be written to keep what is known of it"
+    print(f"graftlm: {Problem('a mistake of graftlm', None, what, where)}", file=sys.stderr)
+    return 3
 
 
 def _help() -> str:

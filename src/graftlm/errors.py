@@ -10,6 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def printable(text: str) -> str:
+    """The text for a terminal: what no letter, sign or space is stands as an escape (a value may come from anywhere)."""
+    if text.isprintable():
+        return text
+    return "".join(item if item.isprintable() else item.encode("unicode_escape").decode() for item in text)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong: where, what was found there, why it cannot be, and the remedy."""
@@ -25,7 +32,7 @@ class Problem:
             shown = shown[:117] + "..."
         where = f"{self.path}={shown}" if self.value is not None else self.path
         line = f"{where}: {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
-        return " ".join(line.split())
+        return printable(" ".join(line.split()))
 
 
 class GraftlmError(Exception):

@@ -18,6 +18,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from graftlm.errors import Problem
 
+MOST = 2**31 - 1  # that a whole number may be
+
 
 def setting(
     default: Any = dataclasses.MISSING,
@@ -212,6 +214,8 @@ def _range(value: float, metadata: Mapping[str, Any]) -> str:
         ("at_most", operator.le, "at most"),
     ]
     given = [(metadata[name], holds, words) for name, holds, words in bounds if metadata.get(name) is not None]
+    if abs(value) > MOST and isinstance(value, int):
+        given.append((MOST, operator.le, "at most"))  # nothing is counted so far, and arrays have no such places
     if all(holds(value, bound) for bound, holds, _ in given):
         return ""
-    return " and ".join(f"{words} {bound:g}" for bound, _, words in given)
+    return " and ".join(f"{words} {bound:g}" if abs(bound) < 1e6 else f"{words} {bound}" for bound, _, words in given)

@@ -45,7 +45,7 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
         finetune = settings.finetune
         lengths = [settings.pretrain.max_length, finetune.max_source_length, finetune.max_target_length]
         if once("pair" + json.dumps([outcome(settings.model), outcome(settings.transfer), lengths], sort_keys=True)):
-            problems += _check_pair(settings)
+            problems += _check_pair(settings, to_run)
         elsewhere = settings.launch.name in ("slurm", "ray_cluster")  # what is there, a job finds when it begins
         if to_run and not elsewhere and once("device" + settings.trainer.accelerator):
             problems += _check_device(settings.trainer.accelerator)
@@ -58,7 +58,8 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
         raise SettingsError(problems)
 
 
-def _check_pair(settings: Settings) -> list[Problem]:
+def _check_pair(settings: Settings, to_run: bool) -> list[Problem]:
+    from graftlm import intact
     from graftlm.checkpoint import check_checkpoint, donor_shape, host_shape, read_config
     from graftlm.transfer import adapters
     from graftlm.transfer.strategy import check_compatible
@@ -72,9 +73,16 @@ def _check_pair(settings: Settings) -> list[Problem]:
         configs[role] = None
         if part.checkpoint is None:
             continue
+        checkpoint, path = part.checkpoint, f"model.{role}.checkpoint"
         try:
-            configs[role] = read_config(part.checkpoint, part.revision, f"model.{role}.checkpoint")
-            problems += check_checkpoint(part.checkpoint, configs[role], kind, f"model.{role}.checkpoint")
+            configs[role] = config = read_config(checkpoint, part.revision, path)
+            found = check_checkpoint(checkpoint, config, kind, path) or intact.config_problems(checkpoint, config, path)
+            found = found or intact.weight_problems(checkpoint, config, path)
+            if to_run and not found:
+                format = model.format if role == "host" else None
+                found = intact.tokenizer_problems(checkpoint, config, path, role, format)
+                found += intact.value_problems(checkpoint, path)
+            problems += found
         except CheckpointError as error:
             problems += error.problems
     if not problems:
@@ -82,8 +90,8 @@ def _check_pair(settings: Settings) -> list[Problem]:
         built = {**host_shape(model.host, donor), "decoder_layers": model.host.decoder_layers}
         host = configs["host"] or built
         # a graft's own demand on a setting says more than that its value cannot be at all
-        found = [*check_compatible(settings.transfer, donor, host), *_check_sizes(settings, donor, host)]
-        problems += {problem.path: problem for problem in reversed(found)}.values()
+        unfit = [*check_compatible(settings.transfer, donor, host), *_check_sizes(settings, donor, host)]
+        problems += {problem.path: problem for problem in reversed(unfit)}.values()
     return problems
 
 

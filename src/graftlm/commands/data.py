@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
+from graftlm.commands.parser import Parser
 from graftlm.errors import Problem, SettingsError
 
 ABOUT = "show rows, lengths and languages of a source of text"
 
 
 def run(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("graftlm data", description=ABOUT)
+    parser = Parser("graftlm data", description=ABOUT)
     parser.add_argument("--rows", type=int, default=3, metavar="N", help="rows shown a split (default: 3)")
     parser.add_argument("overrides", nargs="*", metavar="override", help="data=files data.train=[my.jsonl] ...")
     options = parser.parse_args(arguments)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from graftlm.commands.parser import Parser
 
 ABOUT = "a trained model as a Hugging Face folder with a model card"
 
 
 def run(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("graftlm export", description=ABOUT[:1].upper() + ABOUT[1:] + ".")
+    parser = Parser("graftlm export", description=ABOUT[:1].upper() + ABOUT[1:] + ".")
     parser.add_argument("run", metavar="RUN", help="a job's folder, a finetune artifact, or the beginning of its key")
     parser.add_argument("--out", metavar="DIR", required=True, help="where it goes: a new folder, or an empty one")
     store = "multirun/store"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from graftlm.commands.parser import Parser
 from graftlm.running import ReportSettings
 
 ABOUT = "compare the arms of finished sweeps: a page, JSON, Markdown, LaTeX, CSVs and a table"
 
 
 def run(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("graftlm report", description=ABOUT)
+    parser = Parser("graftlm report", description=ABOUT)
     parser.add_argument("dirs", nargs="+", metavar="DIR", help="a sweep's folder, a job's, or any folder above them")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: the first DIR)")
     parser.add_argument(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftlm.commands.parser import Parser
 from graftlm.console import progress_for_terminal
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("graftlm store", description=ABOUT.capitalize() + ".")
-    shared = argparse.ArgumentParser(add_help=False)
+def _parser() -> Parser:
+    parser = Parser("graftlm store", description=ABOUT.capitalize() + ".")
+    shared = Parser(add_help=False)
     shared.add_argument("--store", metavar="DIR", default=STORE, help=f"the store, store.dir (default: {STORE})")
     shared.add_argument(
         "--runs",
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, about: str, act: Any, **more: Any) -> argparse.ArgumentParser:
+    def command(name: str, about: str, act: Any, **more: Any) -> Parser:
         added = commands.add_parser(name, help=about, description=about.capitalize() + ".", parents=[shared], **more)
         added.set_defaults(act=act)
         return added

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from graftlm.commands.parser import Parser
 from graftlm.errors import SettingsError
 
 ABOUT = "graft an encoder folder into a seq2seq folder, without an experiment"
@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> int:
     from graftlm.interrupt import handled
     from graftlm.transfer import command
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "graftlm transfer",
         description="Graft one model folder into another, without an experiment; plain transformers loads the result.",
         epilog="Settings of a step by its name: encoder.tokens=3000; of the strategy: transfer.control=true. Without "

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graftlm.commands.parser import Parser
+
 if TYPE_CHECKING:
     from graftlm.tracking.sync import OfflineRun
 
@@ -21,8 +23,8 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("graftlm wandb", description=ABOUT.capitalize() + ".")
+def _parser() -> Parser:
+    parser = Parser("graftlm wandb", description=ABOUT.capitalize() + ".")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     about = "send the offline runs below some folders to W&B; exit code 1 where one could not be sent"
     sync = commands.add_parser("sync", help=about, description=about.capitalize() + ".")

@@ -87,7 +87,7 @@ class FilesData(DataSettings):
             yield Problem(
                 f"{path}.train", "null", "names no file", f"give a path or a glob, for example {path}.train=my.jsonl"
             )
-        yield from _check_languages(path, self.source_lang, self.target_lang, self.columns)
+        yield from _check_languages(path, self)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,13 @@ class HubData(DataSettings):
                 "names no data set",
                 f"give a name, for example {path}.dataset=csebuetnlp/xlsum",
             )
-        yield from _check_languages(path, self.source_lang, self.target_lang, self.columns)
+        for name in ("validation_split", "test_split"):
+            split = getattr(self, name)
+            others = {"train_split": self.train_split, "validation_split": self.validation_split}
+            same = [other for other, value in others.items() if other != name and value == split and split is not None]
+            if same:
+                yield Problem(f"{path}.{name}", split, f"is {path}.{same[0]} too", "give each split rows of its own")
+        yield from _check_languages(path, self)
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,15 @@ def _check_code(path: str, code: str, format: str = "mbart50") -> Iterator[Probl
         yield Problem(path, code, "is no language of mBART", nearest(code, CODES[format]))
 
 
-def _check_languages(path: str, source: str | None, target: str | None, columns: Columns) -> Iterator[Problem]:
+def _check_languages(path: str, data: FilesData | HubData) -> Iterator[Problem]:
+    source, target, columns = data.source_lang, data.target_lang, data.columns
+    if data.task == "translation" and target is None and columns.target_lang is None:
+        yield Problem(
+            f"{path}.target_lang",
+            "null",
+            "the language to translate into is not known",
+            f"set it (for example en_XX), or name its column in {path}.columns.target_lang",
+        )
     if source is not None:
         yield from _check_code(f"{path}.source_lang", source)
     elif columns.source_lang is None:

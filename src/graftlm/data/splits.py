@@ -61,7 +61,8 @@ def prepare(
         split_texts = {**split_texts, "train": weigh(split_texts["train"], weights)}
     divided = limit(divided, settings.max_pairs, settings)
     split_texts = limit(split_texts, settings.max_texts, settings)
-    _refuse_empty(divided, split_texts, settings)
+    _refuse_empty(divided, split_texts, settings, dropped)
+    _tell_leaks(pairs, dropped, settings, progress)
     return Prepared(divided, split_texts, {reason: count for reason, count in sorted(dropped.items()) if count})
 
 
@@ -118,6 +119,10 @@ def assign_texts(texts: Sequence[Text], pairs: Iterable[Pair], settings: DataSet
 # --- repeats ----------------------------------------------------------------------------------------------------------
 
 
+def _leaks(split: Split) -> str:
+    return f"pairs of {split} whose source is a text of a held-out pair"
+
+
 def divide_pairs(
     pairs: Sequence[Pair], settings: DataSettings, dropped: Counter[str] | None = None
 ) -> dict[Split, list[Pair]]:
@@ -137,7 +142,7 @@ def divide_pairs(
             source, target = mark_of(pair.source), mark_of(pair.target)
             key = (source, target, pair.source_lang, pair.target_lang)
             if source in held_out:
-                dropped[f"pairs of {split} whose source is a text of a held-out pair"] += 1
+                dropped[_leaks(split)] += 1
             elif key in seen:
                 dropped[f"pairs of {split} that repeat another"] += 1
             else:
@@ -265,16 +270,32 @@ def limit(
     return {split: kept[split] for split in SPLITS}
 
 
+def _tell_leaks(
+    pairs: Sequence[Pair], dropped: Mapping[str, int], settings: DataSettings, progress: Progress
+) -> None:
+    """Say which rows a data set with splits of its own has in two of them; of repeats that we divide nobody asks."""
+    named = {pair.split for pair in pairs}
+    for split in SPLITS:
+        if dropped.get(_leaks(split)) and named & set(HELD_OUT):
+            progress.say(f"{settings.name}: {dropped[_leaks(split)]} {_leaks(split)} are left out")
+
+
 def _refuse_empty(
-    pairs: Mapping[Split, Sequence[Pair]], texts: Mapping[Split, Sequence[Text]], settings: DataSettings
+    pairs: Mapping[Split, Sequence[Pair]],
+    texts: Mapping[Split, Sequence[Text]],
+    settings: DataSettings,
+    dropped: Mapping[str, int],
 ) -> None:
     """Raise where a split that training or evaluation needs holds nothing."""
     total = sum(map(len, pairs.values()))
     if not total:
-        raise DataError.at(
-            "data", settings.name, "gives no pair of source and target", "graftlm data shows what it reads"
-        )
+        empty = "; ".join(f"{count} {reason}" for reason, count in dropped.items() if reason.startswith("rows of"))
+        reason = "gives no pair of source and target" + (f" ({empty})" if empty else "")
+        raise DataError.at("data", settings.name, reason, "graftlm data shows what it reads")
     for split in SPLITS:
+        if not pairs[split] and (lost := dropped.get(_leaks(split))):
+            reason = f"an empty {split} split: the sources of all its {lost} pairs stand in a held-out split too"
+            raise DataError.at("data", settings.name, reason, "give each split rows of its own")
         if not pairs[split]:
             groups = len({pair.group for rows in pairs.values() for pair in rows})
             raise DataError.at(

@@ -16,6 +16,7 @@ from graftlm.data.sources.tables import expand, file_hash, file_problems, format
 from graftlm.errors import DataError, Problem
 
 FIRST_ROWS = 20
+_SPLITS = ("train", "validation", "test")
 
 
 def open_source(settings: FilesData, path: str) -> FilesSource:
@@ -26,6 +27,7 @@ def check(settings: FilesData, path: str, rows: bool = True) -> list[Problem]:
     """Files that are missing, empty or of no known format; columns and languages of the first rows."""
     patterns = {name: getattr(settings, name) or [] for name in ("train", "validation", "test", "text")}
     problems = [problem for name, some in patterns.items() for problem in file_problems(some, f"{path}.{name}")]
+    problems += [] if problems else _in_two_splits(patterns, path)
     if problems or not rows:
         return problems
     reader = _reader(settings, path)
@@ -55,6 +57,22 @@ def check(settings: FilesData, path: str, rows: bool = True) -> list[Problem]:
             )
         )
     return list({str(problem): problem for problem in problems}.values())
+
+
+def _in_two_splits(patterns: dict[str, list[str]], path: str) -> list[Problem]:
+    """Files that stand in two splits, or copies of them: what is tested on would be trained on."""
+    seen: dict[tuple[int, str], tuple[str, Path]] = {}
+    sizes = Counter(file.stat().st_size for name in _SPLITS for file in _files(patterns[name]))
+    problems: list[Problem] = []
+    for name in _SPLITS:
+        for file in _files(patterns[name]):
+            size = file.stat().st_size
+            content = (size, file_hash(file) if sizes[size] > 1 else str(file))
+            split, other = seen.setdefault(content, (name, file))
+            if split != name:
+                same = f"is a file of {path}.{split} too" if file == other else f"is a copy of {other} in {path}.{split}"
+                problems.append(Problem(f"{path}.{name}", file, same, "give each split rows of its own"))
+    return problems
 
 
 @dataclass

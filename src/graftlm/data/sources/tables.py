@@ -74,7 +74,7 @@ def rows_of(file: Path, path: str) -> Generator[dict[str, Any], None, None]:
     if reader == "csv":
         # the words "NA" and "null" are text, and so are numbers
         options = {"keep_default_na": False, "sep": "\t" if ".tsv" in file.suffixes else ","}
-        _check_width(file, options["sep"], path)
+        _check_header(file, options["sep"], path)
     with quiet_datasets() as datasets, tempfile.TemporaryDirectory(prefix="graftlm-") as cache:
         try:
             yield from datasets.load_dataset(
@@ -94,8 +94,11 @@ def rows_of(file: Path, path: str) -> Generator[dict[str, Any], None, None]:
 _REPAIR = "repair it: UTF-8, a header, quotation marks in pairs; or give jsonl"
 
 
-def _check_width(file: Path, separator: str, path: str) -> None:
-    """Refuses a first row with more fields than the header: pandas would take its first fields for an index."""
+def _check_header(file: Path, separator: str, path: str) -> None:
+    """Refuses a header that names a column twice or is separated otherwise, and a first row with more fields than it.
+
+    pandas would give the second column another name, and take the first fields of such a row for an index.
+    """
     opener: Any = _OPENERS.get(file.suffix, open)
     try:
         with opener(file, "rt", encoding="utf-8-sig", newline="") as stream:
@@ -103,6 +106,14 @@ def _check_width(file: Path, separator: str, path: str) -> None:
             header, first = next(rows, []), next(rows, [])
     except (OSError, UnicodeDecodeError, csv.Error, EOFError):
         return  # the reader itself says it better
+    others = [other for other in ";\t|," if other != separator and other in "".join(header)]
+    if len(header) == 1 and others:
+        wanted = "tabs" if separator == "\t" else "commas"
+        reason = f"its header, {header[0]!r}, is not separated by {wanted}"
+        raise DataError.at(path, file, reason, "save it with commas as .csv, or with tabs as .tsv")
+    twice = [name for place, name in enumerate(header) if name and name in header[:place]]
+    if twice:
+        raise DataError.at(path, file, f"its header names the column {twice[0]} twice", "give each its own name")
     if len(first) > len(header):
         raise DataError.at(path, file, f"row 1 has {len(first)} fields, the header {len(header)}", "name every column")
 

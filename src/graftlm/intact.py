@@ -1,0 +1,216 @@
+"""Whether the files of a checkpoint's folder hold what they should, read before anything is loaded or written. No torch.
+
+Headers of safetensors tell names, shapes and sizes (https://huggingface.co/docs/safetensors). Whether all values are
+finite and whether the tokenizer is of the model takes seconds on a large checkpoint, and is remembered while its files
+are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graftlm import memo
+from graftlm.checkpoint import check_size, local_folder
+from graftlm.errors import CheckpointError, Problem
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+AGAIN = "fetch the checkpoint again"
+LONGEST_HEADER = 100_000_000  # bytes: what the format allows
+BLOCK = 1 << 22  # values that are looked at at once
+# what a configuration must say, by its model_type
+_SIZES = {
+    "xlm-roberta": (
+        "hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings vocab_size"
+    ).split(),
+    "mbart": (
+        "d_model encoder_layers decoder_layers encoder_attention_heads encoder_ffn_dim max_position_embeddings "
+        "vocab_size"
+    ).split(),
+}
+_SIZES["bart"] = _SIZES["mbart"]
+# the table of words under the names that it is saved by, with or without the model around it
+_WORDS = {
+    "xlm-roberta": ("roberta.embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight"),
+    "mbart": ("model.shared.weight", "shared.weight", "model.encoder.embed_tokens.weight", "lm_head.weight"),
+}
+_WORDS["bart"] = _WORDS["mbart"]
+# types of values: the integer that has their bits, and the bits that are all set where one is not finite
+_EXPONENTS: dict[str, tuple[Any, int]] = {
+    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
+    "F32": (np.uint32, 0x7F80_0000),
+    "F16": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80),
+}
+_TOKENIZER = ("tokenizer.json", "sentencepiece.bpe.model", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor is: its file, the place of its bytes in it, their type and the shape."""
+
+    file: Path
+    offset: int
+    size: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class DamagedError(Exception):
+    """A file that does not hold what it should."""
+
+
+def config_problems(checkpoint: str, config: Mapping[str, Any], path: str) -> list[Problem]:
+    """Sizes that its config.json lacks, or has as something else than a whole number above zero."""
+    return [
+        Problem(path, checkpoint, f"its config.json has {name}={config.get(name)!r}, no whole number above 0", AGAIN)
+        for name in _SIZES.get(str(config.get("model_type")), ())
+        if isinstance(config.get(name), bool) or not isinstance(config.get(name), int) or config[name] < 1
+    ][:1]
+
+
+def weight_problems(checkpoint: str, config: Mapping[str, Any], path: str) -> list[Problem]:
+    """What is wrong with the safetensors of a folder by their headers: damage, and words of another shape."""
+    folder = local_folder(checkpoint)
+    if folder is None:
+        return []
+    try:
+        tensors = read_tensors(folder)
+    except (DamagedError, OSError) as error:
+        reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+        return [Problem(path, checkpoint, reason, AGAIN)]
+    kind = str(config.get("model_type"))
+    words = next((tensors[name] for name in _WORDS.get(kind, ()) if name in tensors), None)
+    wanted = (config.get("vocab_size"), config.get("hidden_size" if kind == "xlm-roberta" else "d_model"))
+    if words is not None and words.shape != wanted:
+        shapes = [" × ".join(map(str, shape)) for shape in (words.shape, wanted)]
+        reason = f"its weights have a table of words of {shapes[0]}, its config.json says {shapes[1]}"
+        return [Problem(path, checkpoint, reason, "give both of the same checkpoint")]
+    return []
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder's safetensors, by the names they are saved under; none where it has no such file.
+
+    Raises:
+        DamagedError, OSError: a file is not what it should be, or cannot be read.
+    """
+    if (folder / SINGLE).is_file():
+        return dict(_header(folder / SINGLE))
+    if not (folder / INDEX).is_file():
+        return {}
+    weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    found: dict[str, Tensor] = {}
+    for name in sorted({str(name) for name in weight_map.values()}):
+        found |= _header(folder / name)
+    lacking = sorted(set(weight_map) - set(found))
+    if lacking:
+        raise DamagedError(f"{INDEX} names {lacking[0]}, which is in none of its files")
+    return found
+
+
+def _header(file: Path) -> Iterator[tuple[str, Tensor]]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        first = start + stream.read(120)
+        if first.startswith(b"version https://git-lfs"):
+            raise DamagedError(f"{file.name} is a pointer of Git LFS, not the weights (git lfs pull)")
+        if first.lstrip().startswith((b"<!", b"<html", b"<?xml", b"<HTML")):
+            raise DamagedError(f"{file.name} is a web page, not the weights")
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > LONGEST_HEADER:
+            raise DamagedError(f"{file.name} is no file of safetensors")
+        if 8 + length > size:
+            raise DamagedError(f"{file.name} is cut short: it has {size} bytes")
+        stream.seek(8)
+        try:
+            header = json.loads(stream.read(length))
+            tensors = {
+                str(name): Tensor(
+                    file,
+                    8 + length + entry["data_offsets"][0],
+                    entry["data_offsets"][1] - entry["data_offsets"][0],
+                    str(entry["dtype"]),
+                    tuple(entry["shape"]),
+                )
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+            end = max((item.offset + item.size for item in tensors.values()), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            raise DamagedError(f"{file.name} is no file of safetensors") from error
+    if end > size:
+        raise DamagedError(f"{file.name} is cut short: it has {size} of {end} bytes")
+    yield from tensors.items()
+
+
+def value_problems(checkpoint: str, path: str) -> list[Problem]:
+    """A tensor of a folder's safetensors with a value that is not finite."""
+    folder = local_folder(checkpoint)
+    if folder is None:
+        return []
+    tensors = read_tensors(folder)
+    state = _state({item.file for item in tensors.values()})
+    if memo.recall(f"finite {folder.resolve()}", state):
+        return []
+    for name, item in tensors.items():
+        if not _finite(item):
+            return [Problem(path, checkpoint, f"{name} holds values that are not finite", "name a sound checkpoint")]
+    memo.remember(f"finite {folder.resolve()}", state, True)
+    return []
+
+
+def _finite(item: Tensor) -> bool:
+    if item.dtype not in _EXPONENTS or not math.prod(item.shape):
+        return True
+    kind, exponent = _EXPONENTS[item.dtype]
+    # memory-mapped at its own place: tensors may begin at an odd byte
+    mapped = np.memmap(item.file, dtype=np.uint8, mode="r", offset=item.offset, shape=(item.size,))
+    step = BLOCK * np.dtype(kind).itemsize
+    return not any(
+        ((mapped[start : start + step].view(kind) & kind(exponent)) == exponent).any()
+        for start in range(0, item.size, step)
+    )
+
+
+def tokenizer_problems(
+    checkpoint: str, config: Mapping[str, Any], path: str, role: str, format: str | None = None
+) -> list[Problem]:
+    """What the corpus stage and the models would say of a folder's tokenizer: it is loaded as they load it.
+
+    `role`: donor or host. `format`: that the host's must have, `model.format`.
+    """
+    folder = local_folder(checkpoint)
+    if folder is None:
+        return []
+    state = _state({folder / name for name in _TOKENIZER if (folder / name).is_file()})
+    known = memo.here(f"tokenizer {folder.resolve()} {role} {format} {config.get('vocab_size')}")
+    if memo.recall(known, state):
+        return []
+    from graftlm.data.format import HostFormat
+    from graftlm.data.tokenizers import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(checkpoint, None, path, role)
+        check_size(config, len(tokenizer), checkpoint, path)
+    except CheckpointError as error:
+        return list(error.problems)
+    kind = HostFormat.from_tokenizer(tokenizer).kind if format is not None else None
+    if kind != format:
+        return [Problem(path, checkpoint, f"has the format {kind}, not model.format={format}", f"set model.format={kind}")]
+    memo.remember(known, state, True)
+    return []
+
+
+def _state(files: set[Path]) -> list[Any] | None:
+    """What tells whether files have changed; None where one has just now, or there are none."""
+    states = [[str(file), memo.file_state(file)] for file in sorted(files)]
+    return states if states and all(state for _, state in states) else None
