@@ -24,6 +24,7 @@ _REMEDIES = {
     errno.ENOSPC: "make room, and give the command again",
     errno.EDQUOT: "make room, and give the command again",
     errno.EROFS: "name another folder",
+    errno.ENOTDIR: "name another folder",
     errno.EACCES: "change its permissions, or name another folder",
     errno.EPERM: "change its permissions, or name another folder",
     errno.EMFILE: "allow more open files (ulimit -n)",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 def printable(text: str) -> str:
-    """The text for a terminal: what no letter, sign or space is stands as an escape (a value may come from anywhere)."""
+    """The text for a terminal: what is no letter, sign or space becomes an escape (a value may come from anywhere)."""
     if text.isprintable():
         return text
     return "".join(item if item.isprintable() else item.encode("unicode_escape").decode() for item in text)

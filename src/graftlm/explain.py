@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from graftlm.data.settings import DATA_KINDS
 from graftlm.errors import Problem, first_line
 from graftlm.groups import GROUPS, group_options
 
@@ -82,6 +83,8 @@ def problem(override: str, error: Exception) -> Problem:
     key, _, value = override.partition("=")
     key = key.lstrip("+~")
     text = str(error)
+    if not key:
+        return Problem("override", override, "cannot be read", "write key=value")
     lacking = re.search(r"Could not find 'hydra/launcher/(\w+)'", text)
     if lacking and lacking[1] in PACKAGES:
         install = f"pip install {PACKAGES[lacking[1]]}"
@@ -90,6 +93,8 @@ def problem(override: str, error: Exception) -> Problem:
     if mark is not None:
         what = f"{mark.name}, line {mark.line + 1}, is no YAML ({getattr(error, 'problem', None) or 'cannot be read'})"
         return Problem(key, value, what, "mend the file")
+    if "codec can't decode" in text:
+        return Problem(key, value, f"its file is not UTF-8 ({first_line(error)})", "save it as UTF-8")
     if "Ambiguous value" in text:
         return Problem(key, value, "has several values", "add -m for a sweep, or [..] around a list")
     if "requires --multirun" in text:
@@ -135,8 +140,18 @@ def _near_key(key: str) -> str:
     if key.startswith("search."):
         return "a grid has no search: choose sweep=random, tpe, cmaes or nsga2"
     known = list(_paths(OmegaConf.to_container(compose("config"), resolve=False), ""))
+    for kind in DATA_KINDS.values():  # of which one alone was composed
+        known += _paths(_declared(kind), "data")
     close = difflib.get_close_matches(key, [*known, *GROUPS], n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else "graftlm run --cfg job shows all settings"
+
+
+def _declared(kind: type[Any]) -> dict[str, Any]:
+    """The settings of a settings dataclass, those of its groups within."""
+    from graftlm.fields import group_of
+
+    inner = {item.name: group_of(kind, item.name) for item in dataclasses.fields(kind)}
+    return {name: _declared(group) if group else None for name, group in inner.items()}
 
 
 def _paths(value: Any, path: str) -> Iterator[str]:

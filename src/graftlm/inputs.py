@@ -17,6 +17,7 @@ from graftlm.errors import CheckpointError, GraftlmError, Problem, SettingsError
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
 from graftlm.store import Store
+from graftlm.variables import check_variables
 
 
 def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
@@ -27,7 +28,10 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
     Raises:
         SettingsError: with every mistake found, each once.
     """
-    problems: list[Problem] = []
+    elsewhere = jobs[0].settings.launch.name in ("slurm", "ray_cluster")  # what is there, a job finds when it begins
+    problems = list(check_variables(to_run and not elsewhere))
+    if problems:
+        raise SettingsError(problems)
     seen: set[str] = set()
     fingerprints = Fingerprints()
     outcome = fingerprints.outcome
@@ -46,7 +50,6 @@ def check_inputs(jobs: Sequence[Job], to_run: bool) -> None:
         lengths = [settings.pretrain.max_length, finetune.max_source_length, finetune.max_target_length]
         if once("pair" + json.dumps([outcome(settings.model), outcome(settings.transfer), lengths], sort_keys=True)):
             problems += _check_pair(settings, to_run)
-        elsewhere = settings.launch.name in ("slurm", "ray_cluster")  # what is there, a job finds when it begins
         if to_run and not elsewhere and once("device" + settings.trainer.accelerator):
             problems += _check_device(settings.trainer.accelerator)
         if once("logger" + settings.logger.kind):

@@ -1,4 +1,4 @@
-"""Whether the files of a checkpoint's folder hold what they should, read before anything is loaded or written. No torch.
+"""Whether the files of a checkpoint's folder hold what they should, looked at before anything runs. No torch.
 
 Headers of safetensors tell names, shapes and sizes (https://huggingface.co/docs/safetensors). Whether all values are
 finite and whether the tokenizer is of the model takes seconds on a large checkpoint, and is remembered while its files
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,12 +37,25 @@ _SIZES = {
     ).split(),
 }
 _SIZES["bart"] = _SIZES["mbart"]
-# the table of words under the names that it is saved by, with or without the model around it
-_WORDS = {
-    "xlm-roberta": ("roberta.embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight"),
-    "mbart": ("model.shared.weight", "shared.weight", "model.encoder.embed_tokens.weight", "lm_head.weight"),
+# tensors that tell sizes, by the end of their names (with or without the model around them), and those sizes
+_SHAPES: dict[str, dict[str, tuple[str, str]]] = {
+    "xlm-roberta": {
+        "embeddings.word_embeddings.weight": ("vocab_size", "hidden_size"),
+        "encoder.layer.0.intermediate.dense.weight": ("intermediate_size", "hidden_size"),
+    },
+    "mbart": {
+        "shared.weight": ("vocab_size", "d_model"),
+        "encoder.layers.0.fc1.weight": ("encoder_ffn_dim", "d_model"),
+        "decoder.layers.0.fc1.weight": ("decoder_ffn_dim", "d_model"),
+    },
 }
-_WORDS["bart"] = _WORDS["mbart"]
+_SHAPES["bart"] = _SHAPES["mbart"]
+# the layers of each part: what stands before their number, and the setting that counts them
+_LAYERS: dict[str, dict[str, str]] = {
+    "xlm-roberta": {"encoder.layer.": "num_hidden_layers"},
+    "mbart": {"encoder.layers.": "encoder_layers", "decoder.layers.": "decoder_layers"},
+}
+_LAYERS["bart"] = _LAYERS["mbart"]
 # types of values: the integer that has their bits, and the bits that are all set where one is not finite
 _EXPONENTS: dict[str, tuple[Any, int]] = {
     "F64": (np.uint64, 0x7FF0_0000_0000_0000),
@@ -86,14 +100,24 @@ def weight_problems(checkpoint: str, config: Mapping[str, Any], path: str) -> li
     except (DamagedError, OSError) as error:
         reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
         return [Problem(path, checkpoint, reason, AGAIN)]
+    remedy = "give both of the same checkpoint"
+    return [Problem(path, checkpoint, unlike, remedy) for unlike in _unlike(tensors, config)][:1]
+
+
+def _unlike(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Iterator[str]:
+    """Where weights are not of the sizes that the configuration says."""
     kind = str(config.get("model_type"))
-    words = next((tensors[name] for name in _WORDS.get(kind, ()) if name in tensors), None)
-    wanted = (config.get("vocab_size"), config.get("hidden_size" if kind == "xlm-roberta" else "d_model"))
-    if words is not None and words.shape != wanted:
-        shapes = [" × ".join(map(str, shape)) for shape in (words.shape, wanted)]
-        reason = f"its weights have a table of words of {shapes[0]}, its config.json says {shapes[1]}"
-        return [Problem(path, checkpoint, reason, "give both of the same checkpoint")]
-    return []
+    for ending, names in _SHAPES.get(kind, {}).items():
+        wanted = tuple(config.get(name) for name in names)
+        for name, item in tensors.items():
+            if name.endswith(ending) and item.shape != wanted and None not in wanted:
+                shapes = [" × ".join(map(str, shape)) for shape in (item.shape, wanted)]
+                yield f"its weights have {name} of {shapes[0]}, its config.json says {shapes[1]}"
+    for part, count in _LAYERS.get(kind, {}).items():
+        numbers = {int(found[1]) for name in tensors if (found := re.search(rf"{re.escape(part)}(\d+)\.", name))}
+        if numbers and numbers != set(range(config[count])):
+            side = part.partition(".")[0]
+            yield f"its weights have {len(numbers)} layers in the {side}, its config.json says {config[count]}"
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -205,7 +229,9 @@ def tokenizer_problems(
         return list(error.problems)
     kind = HostFormat.from_tokenizer(tokenizer).kind if format is not None else None
     if kind != format:
-        return [Problem(path, checkpoint, f"has the format {kind}, not model.format={format}", f"set model.format={kind}")]
+        return [
+            Problem(path, checkpoint, f"has the format {kind}, not model.format={format}", f"set model.format={kind}")
+        ]
     memo.remember(known, state, True)
     return []
 

@@ -94,7 +94,8 @@ def hand_over(
     sys.argv = ["graftlm run", *arguments]
     main = hydra.main(version_base="1.3", config_path="pkg://graftlm.conf", config_name="config")(task)
     if settings is None:
-        main()
+        with environment(HYDRA_FULL_ERROR="1"):  # else Hydra prints an error itself and leaves
+            main()
         return list(_ended), []
     folder = Path("multirun", os.environ["GRAFTLM_RUN"])
     sys.argv += words_for_hydra(settings, folder.absolute())

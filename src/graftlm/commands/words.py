@@ -12,6 +12,9 @@ from graftlm.groups import GROUPS, config_folder, first_comment
 # flags of Hydra that show something and run nothing
 _SHOW = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p", "--shell-completion", "-sc")
 
+_CFG = ("job", "hydra", "all")
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
 
 def parse_words(arguments: Sequence[str]) -> Words:
     """Take a Hydra command line apart. Flags that we do not know are left to Hydra, which knows them."""
@@ -26,12 +29,16 @@ def parse_words(arguments: Sequence[str]) -> Words:
             multirun = True
         elif name in ("--config-dir", "-cd"):
             folder = value if equals else next(items, "")
-            if not Path(folder).is_dir():
+            if not folder or not Path(folder).is_dir():
                 raise SettingsError.at(name, folder, "no such folder", "give the folder of your own config groups")
             folders.append(folder)
         elif name in _SHOW:
             takes_value = name in ("--cfg", "-c", "--info", "-i", "--package", "-p")
-            shown += [item, next(items, "")] if takes_value and not equals else [item]
+            value = next(items, "") if takes_value and not equals else value
+            known = {"-c": _CFG, "--cfg": _CFG, "-i": _INFO, "--info": _INFO}.get(name, (value,))
+            if value not in known:
+                raise SettingsError.at(name, value, "is nothing that can be shown", "one of " + ", ".join(known))
+            shown += [item, value] if takes_value and not equals else [item]
         elif item.startswith("-"):
             raise SettingsError.at("option", item, "is not known", "graftlm run --help lists the options")
         else:

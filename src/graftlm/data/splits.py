@@ -270,9 +270,7 @@ def limit(
     return {split: kept[split] for split in SPLITS}
 
 
-def _tell_leaks(
-    pairs: Sequence[Pair], dropped: Mapping[str, int], settings: DataSettings, progress: Progress
-) -> None:
+def _tell_leaks(pairs: Sequence[Pair], dropped: Mapping[str, int], settings: DataSettings, progress: Progress) -> None:
     """Say which rows a data set with splits of its own has in two of them; of repeats that we divide nobody asks."""
     named = {pair.split for pair in pairs}
     for split in SPLITS:

@@ -70,7 +70,9 @@ def _in_two_splits(patterns: dict[str, list[str]], path: str) -> list[Problem]:
             content = (size, file_hash(file) if sizes[size] > 1 else str(file))
             split, other = seen.setdefault(content, (name, file))
             if split != name:
-                same = f"is a file of {path}.{split} too" if file == other else f"is a copy of {other} in {path}.{split}"
+                same = (
+                    f"is a file of {path}.{split} too" if file == other else f"is a copy of {other} in {path}.{split}"
+                )
                 problems.append(Problem(f"{path}.{name}", file, same, "give each split rows of its own"))
     return problems
 

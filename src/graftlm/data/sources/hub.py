@@ -15,12 +15,13 @@ from typing import Any
 from graftlm.data.rows import Pair, Split, Text
 from graftlm.data.settings import HubData
 from graftlm.data.sources.columns import RowReader
-from graftlm.data.sources.tables import file_hash, quiet_datasets, reason
+from graftlm.data.sources.tables import COMPRESSED, FORMATS, file_hash, quiet_datasets, reason
 from graftlm.errors import DataError, Problem
 from graftlm.hub import reachable
 
 FIRST_ROWS = 20
 REACH_SECONDS = 5
+_ROWS = (*FORMATS, *COMPRESSED, ".arrow", ".zip", ".tar", ".xml")  # that the library finds by itself in a folder
 
 
 def open_source(settings: HubData, path: str) -> HubSource:
@@ -34,6 +35,9 @@ def check(settings: HubData, path: str, rows: bool = True) -> list[Problem]:
         return _name_problems(settings, path)
     if not rows:
         return []
+    if not any(file.suffix.lower() in _ROWS for file in source.folder.rglob("*")):
+        remedy = "put its files there, for example train.jsonl and test.jsonl"
+        return [Problem(f"{path}.dataset", settings.dataset, "holds no file of rows", remedy)]
     try:
         reader = source.reader()
         problems: list[Problem] = []
