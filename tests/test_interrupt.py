@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from graftlm import interrupt
 from graftlm.interrupt import Interrupted, handled, saves
+from signals import interrupted_at
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +74,25 @@ def test_handlers_are_put_back_and_ignored_signals_stay_ignored() -> None:
     assert signal.getsignal(signal.SIGUSR1) is mine
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_signal_at_any_line_of_it_finds_the_earlier_handlers_put_back() -> None:
+    """While they are installed and while they are put back, too: a loaded machine stops a process anywhere."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    ended = []
+    for line in itertools.count(1):
+        with interrupted_at(line, {interrupt.__file__}) as sent:
+            try:
+                with handled():
+                    pass
+                ended.append("well")
+            except Interrupted:
+                ended.append("by the signal")
+        assert {signum: signal.getsignal(signum) for signum in before} == before, f"line {line}"
+        assert not interrupt.pending()
+        if not sent.reached:
+            break
+    assert ended.count("by the signal") > 10
 
 
 def test_only_the_signals_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

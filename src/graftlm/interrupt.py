@@ -63,8 +63,8 @@ def handled(names: Sequence[str] = SIGNALS) -> Iterator[None]:
         yield
         return
     _state.__init__()  # type: ignore[misc]
-    _install(names)
     try:
+        _install(names)
         yield
         check()  # a signal that came too late to stop anything still ends what would follow
     except Interrupted as interrupted:
@@ -74,10 +74,17 @@ def handled(names: Sequence[str] = SIGNALS) -> Iterator[None]:
             earlier(interrupted.signum, None)
         raise
     finally:
-        restored = _state.earlier
-        _state.__init__()  # type: ignore[misc]  # what was heard is told: a later training must not end by it
-        for signum, handler in restored.items():
-            signal.signal(signum, handler)
+        try:
+            _restore()
+        finally:
+            _restore()  # a signal that came meanwhile has cut the first one short; it is the last
+
+
+def _restore() -> None:
+    """The earlier handlers, and nothing heard: what was is told, and a later training must not end by it."""
+    for signum, handler in _state.earlier.items():
+        signal.signal(signum, handler)
+    _state.__init__()  # type: ignore[misc]
 
 
 def _install(names: Sequence[str]) -> None:

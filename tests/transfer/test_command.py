@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
+import pathlib
+import shutil
 import signal
 import threading
 import time
@@ -14,10 +17,13 @@ import torch
 
 from graftlm.cli import main
 from graftlm.errors import CheckpointError, DataError, SettingsError, TransferError
+from graftlm.interrupt import Interrupted, handled
 from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
+from graftlm.transfer import result
 from graftlm.transfer.command import Request, run, with_settings
 from graftlm.transfer.texts import read_texts, spread
+from signals import interrupted_at
 
 STRATEGY = TransferSettings("calibrated", steps=[{"step": "embeddings"}, {"step": "encoder", "tokens": 3000}])
 
@@ -175,6 +181,30 @@ def test_settings_of_steps() -> None:
     ):
         with pytest.raises(SettingsError, match=line):
             with_settings(STRATEGY, [word])
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_signal_at_any_moment_leaves_the_whole_folder_or_nothing(tmp_path: Path, keep: bool) -> None:
+    """While the folder is made and while it is put in place or removed, too."""
+    files = {result.__file__, pathlib.__file__, shutil.__file__}
+    ended = []
+    for line in itertools.count(1):
+        out = tmp_path / str(line) / "new" / "out"
+        out.parents[1].mkdir()
+        with interrupted_at(line, files) as sent:
+            try:
+                with handled(), result.written(out, keep) as partial:
+                    (partial / "model").touch()
+                ended.append("well")
+            except Interrupted:
+                ended.append("by the signal")
+        left = sorted(path.name for path in out.parents[1].rglob("*"))
+        assert left == [] or (keep and left == ["model", "new", "out"]), f"line {line}"
+        assert sent.heard == (ended[-1] == "by the signal")
+        if not sent.reached:
+            break
+    assert ended.count("by the signal") > 30
+    assert bool(left) == keep
 
 
 def test_a_signal_leaves_nothing_behind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -150,3 +152,13 @@ def test_a_file_that_cannot_be_used_is_left_out(run: Any, calm: Path, tmp_path: 
     display = Display()
     same(run(tmp_path, display), calm)
     assert "denoise.pt: cannot be used and is left out" in display.lines[1]
+
+
+def test_a_signal_that_a_finaliser_swallowed_ends_a_training_that_keeps_nothing() -> None:
+    """As of `graftlm transfer`: a handler has raised, Python has dropped it, and no other signal is to be hoped for."""
+    nothing = SimpleNamespace(scratch=None)
+    with pytest.raises(Interrupted), interrupt.handled(), halfway.halfway(nothing) as kept:  # noqa: PT012 - as signals come
+        with contextlib.suppress(Interrupted):
+            terminate()
+        kept.after(1, dict)
+        raise AssertionError("went on")

@@ -52,12 +52,10 @@ class Halfway:
         Raises:
             Interrupted: it came.
         """
-        if self._path is None:
-            return
-        if last or interrupt.pending() or time.monotonic() - self._kept > EVERY:
+        if self._path is not None and (last or interrupt.pending() or time.monotonic() - self._kept > EVERY):
             self._write({**state(), "done": done})
             self._kept = time.monotonic()
-        interrupt.check()
+        interrupt.check()  # without a folder too: what a handler raised within a finaliser was lost
 
     def _write(self, state: dict[str, Any]) -> None:
         import torch

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from graftlm import interrupt
 from graftlm.checkpoint import local_folder, read_config
 from graftlm.errors import TransferError
 
@@ -16,12 +17,19 @@ from graftlm.errors import TransferError
 @contextmanager
 def written(out: Path, keep: bool = True) -> Iterator[Path]:
     """A folder to fill, which becomes `out` when that went well and is gone when not, and without `keep`."""
-    partial: Path | None = None
+    partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"  # named before it is there: a signal may come between
     made = [folder for folder in out.parents if not folder.exists()]
+
+    def clean() -> None:
+        with suppress(OSError):  # of shutil itself, which a signal may have close a folder twice
+            shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # what is not empty stays
+                folder.rmdir()
+
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        partial.chmod(0o755)
+        partial.mkdir()
         yield partial
         if keep:
             if out.exists():
@@ -30,11 +38,11 @@ def written(out: Path, keep: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise TransferError.at("--out", out, f"cannot be written: {error.strerror}", "name another folder") from error
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # what is not empty stays
-                folder.rmdir()
+        try:
+            clean()
+        finally:
+            clean()  # a signal ends a command once (`graftlm.interrupt`): what it cut short is done here
+            interrupt.check()
 
 
 def in_type_of(host: Any, seq2seq: str) -> None:
