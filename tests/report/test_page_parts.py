@@ -19,7 +19,7 @@ from graftlm.report.page_style import labels, shorten, styles
 from graftlm.report.page_tensors import pack
 from graftlm.report.samples import choose, tag
 from graftlm.report.tables import grafts
-from graftlm.report.text import duration, flops, pvalue, share
+from graftlm.report.text import duration, flops, pvalue, share, show
 
 
 def test_small_things() -> None:
@@ -33,6 +33,7 @@ def test_small_things() -> None:
     assert (pvalue(0.0312), pvalue(0.0001), pvalue(1.0)) == (".031", "< .001", "1")
     assert [share({"x": value}, "x") for value in (0.0, 0.004, 0.41, 12.3)] == ["0", "< 0.01", "0.41", "12"]
     assert share({"x_above": 2.0}, "x") == "> 2.0"
+    assert [show(value) for value in (-0.0004, -0.0006, None)] == ["0.000", "−0.001", "–"]
     assert escape("a|b <i> [x](y)\n#") == "a\\|b &lt;i&gt; \\[x\\](y) \\#"
     assert (tag("de_DE"), tag("x\" onload='"), tag("")) == ("de", "", "")
 

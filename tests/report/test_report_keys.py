@@ -181,6 +181,8 @@ def test_probes_alarm_in_plain_words(fake_sweep, fake_arm, tmp_path):
         fake_arm("embeddings", probes=(("copied", 0.9), ("exact_copies", 0.5), ("length_ratio", 3.1))),
         fake_arm("quiet"),
         fake_arm("stuck", probes=(("commonest", 0.6),)),
+        fake_arm("level", gap=-0.0004),
+        fake_arm("misled", gap=-0.012),
     ]
     sweep.sweep(arms, (1, 2, 3))
     report = build_report([sweep.root], tmp_path / "out")
@@ -191,7 +193,14 @@ def test_probes_alarm_in_plain_words(fake_sweep, fake_arm, tmp_path):
         "embeddings": ["copies", "too long"],
         "quiet": [],
         "stuck": ["says the same"],
+        "level": ["reads hardly its source"],
+        "misled": ["reads hardly its source"],
     }
+    gaps = [report.arm(name).alarms[0]["text"].removeprefix("with shuffled sources its loss ") for name in words
+            if words[name] == ["reads hardly its source"]]  # fmt: skip
+    assert sorted(gaps) == [
+        "falls by 0.012 nats a token", "rises by 0.000 nats a token only", "rises by 0.005 nats a token only"
+    ]  # fmt: skip
     assert report.arm("calibrated").alarms[0] == {
         "probe": "in_language",
         "word": "wrong language",

@@ -93,6 +93,8 @@ def test_first_reach_and_censored_medians():
     assert stats.median_censored([0.5, 0.7, None], [1, 1, 1.0]) == (0.7, None)
     assert stats.median_censored([0.5, None, None], [9, 1.5, 1.2]) == (None, 1.2)
     assert stats.median_censored([], []) == (None, None)
+    # half way between one that is known and one of which only a bound is
+    assert stats.median_censored([0.5, None], [9, 1.5]) == (None, 1.0)
 
 
 def test_the_interval_of_a_median_is_made_of_order_statistics():

@@ -63,9 +63,8 @@ def _judged(table: dict[str, Any]) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     gap, pairs = table["gap"], table["pairs"] or 0
     if gap is not None and gap < READS:
-        found.append(
-            ("gap", "reads hardly its source", f"with shuffled sources its loss rises by {gap:.3f} nats a token only")
-        )
+        change = f"rises by {gap:z.3f} nats a token only" if gap > -5e-4 else f"falls by {-gap:.3f} nats a token"
+        found.append(("gap", "reads hardly its source", f"with shuffled sources its loss {change}"))
 
     def apart(name: str) -> tuple[float, float]:
         """Ours and the references' share; what is not known counts as none."""

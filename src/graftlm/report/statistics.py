@@ -237,7 +237,7 @@ def censored(values: Sequence[float | None], bounds: Sequence[float], confidence
     lowest = sorted(bound if value is None else value for value, bound in pairs)
     median, above = (highest[(n - 1) // 2] + highest[n // 2]) / 2, None
     if math.isinf(median):
-        above = min(bound for value, bound in pairs if value is None)
+        above = (lowest[(n - 1) // 2] + lowest[n // 2]) / 2  # of an even number a value that is known may be in it
     rank = _median_rank(n, confidence)
     low, high = (None, None) if rank is None else (lowest[rank], highest[n - 1 - rank])
     return Censored(_finite(median), above, _finite(low), _finite(high), n, unknown)

@@ -38,7 +38,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 def show(value: Any, digits: int = 3) -> str:
     found = number(value)
-    return "–" if found is None else f"{found:.{digits}f}".replace("-", "−")
+    return "–" if found is None else f"{found:z.{digits}f}".replace("-", "−")
 
 
 def percent(value: Any) -> str:

@@ -70,4 +70,4 @@ def _completes(old: Mapping[str, Any], new: Mapping[str, Any], told_by: Sequence
 
 
 def _shown(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+    return "undefined" if value is None else f"{value:z.3f}"

@@ -227,7 +227,7 @@ class TransferReport:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:z.3f}"
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
