@@ -257,6 +257,9 @@ def test_no_width_scrolls_sideways(built: Path, open_page: Any, width: int, sche
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(21, 23, 26)") == (scheme == "dark")
     assert page.locator("nav a").first.is_visible()
+    names = page.locator("#settings tbody th code").all()
+    assert names
+    assert max(name.bounding_box()["height"] for name in names) < 45, "a setting's name is not cut letter by letter"
     assert page.troubles == []
 
 
