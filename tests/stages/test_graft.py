@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -15,14 +16,17 @@ from safetensors.torch import load_file
 from graftlm.console import Silent
 from graftlm.data.corpus import write_corpus
 from graftlm.data.settings import DataSettings
+from graftlm.errors import TransferError
 from graftlm.jobs import Labels, StageContext
 from graftlm.models.base import StageModule
 from graftlm.running import LoggerSettings, TrainerSettings
-from graftlm.schema import FinetuneSettings, MaskSettings, Settings, TransferSettings
-from graftlm.stages import finetune, graft
+from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, Settings, TransferSettings
+from graftlm.stages import finetune, graft, pretrain
 
 
-def run(stage: Any, work: Path, model: Any, steps: Any, inputs: dict[str, Path], seed: int = 1) -> Path:
+def run(
+    stage: Any, work: Path, model: Any, steps: Any, inputs: dict[str, Path], seed: int = 1, pretraining: int = 0
+) -> Path:
     work.mkdir()
     chosen = Settings(
         model=model,
@@ -31,6 +35,7 @@ def run(stage: Any, work: Path, model: Any, steps: Any, inputs: dict[str, Path],
         transfer=TransferSettings("mine", steps=steps, fidelity_texts=5),
         finetune=FinetuneSettings(seed=seed, max_steps=2, batch_tokens=600, max_source_length=64, max_target_length=64,
                                   lr=1e-2, val_interval=2, val_pairs=6, generate_pairs=0),
+        pretrain=PretrainSettings(max_steps=pretraining, batch_tokens=600, max_length=64, val_texts=4),
         trainer=TrainerSettings(accelerator="cpu", threads=1),
         logger=LoggerSettings(kind="none"),
     )  # fmt: skip
@@ -79,3 +84,32 @@ def test_fine_tuning_begins_alike_with_a_graft_and_without(
     assert json.loads((tmp_path / "without" / "transfer.json").read_text())["counts"]["host"]["copied"] == 0
     assert not (tmp_path / "with" / "transfer.json").exists()
     assert json.loads((grafted / "cost.json").read_text())["seconds"] == round(report["seconds"], 3)
+
+
+def test_a_head_that_no_checkpoint_has_and_no_training_made_lends_nothing(
+    tmp_path: Path, divided: Any, model_settings: Any, donor: Any, donor_tokenizer: Any
+) -> None:
+    """An encoder alone, taken as it is: what stands in the place of its head in the pretrain stage is random."""
+    donor.roberta.save_pretrained(tmp_path / "headless")
+    donor_tokenizer.save_pretrained(tmp_path / "headless")
+    shape = dataclasses.replace(model_settings.donor, checkpoint=str(tmp_path / "headless"))
+    model = dataclasses.replace(model_settings, donor=shape, vocab_size=None)
+    write_corpus(divided, model, tmp_path / "corpus")
+    inputs = {
+        "corpus": tmp_path / "corpus",
+        "pretrain": run(pretrain, tmp_path / "pretrain", model, [], {"corpus": tmp_path / "corpus"}),
+    }
+    folded = [{"step": "embeddings"}, {"step": "encoder", "tokens": 500}, {"step": "decoder", "head": "fold"}]
+    with pytest.raises(TransferError, match=r"transfer\.steps\[2\]\.head=fold: the donor's checkpoint has no MLM head"):
+        run(graft, tmp_path / "folded", model, folded, inputs)
+    report = json.loads(
+        (run(graft, tmp_path / "plain", model, folded[:1], inputs) / "transfer.json").read_text(encoding="utf-8")
+    )
+    heads = [
+        item
+        for item in report["donor_tensors"]
+        if item["name"].startswith("lm_head.") and "decoder" not in item["name"]
+    ]
+    assert {item["status"] for item in heads} == {"unused"}
+    trained = run(pretrain, tmp_path / "trained", model, [], {"corpus": tmp_path / "corpus"}, pretraining=1)
+    assert not (trained / pretrain.FRESH).exists()

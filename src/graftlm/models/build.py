@@ -44,11 +44,14 @@ _CLASSES = {
 }
 
 
-def build_donor(model: ModelSettings, tokenizer: Any, rows: Rows | None = None) -> XLMRobertaForMaskedLM:
+def build_donor(
+    model: ModelSettings, tokenizer: Any, rows: Rows | None = None, fresh: list[str] | None = None
+) -> XLMRobertaForMaskedLM:
     """The XLM-R of `model.donor`.
 
     Args:
         rows: of a trimmed corpus (`Corpus.donor_rows`): the checkpoint's ids that the tokenizer has.
+        fresh: as of `load_model`.
 
     Raises:
         CheckpointError: the checkpoint is missing, incomplete, of another kind, or of another vocabulary.
@@ -58,7 +61,7 @@ def build_donor(model: ModelSettings, tokenizer: Any, rows: Rows | None = None) 
     donor = model.donor
     if donor.checkpoint is not None:
         path = "model.donor.checkpoint"
-        loaded = load_model(XLMRobertaForMaskedLM, donor.checkpoint, donor.revision, "xlm-roberta", path)
+        loaded = load_model(XLMRobertaForMaskedLM, donor.checkpoint, donor.revision, "xlm-roberta", path, fresh)
         return _cut(loaded, tokenizer, rows, donor.checkpoint, path).train()
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer),

@@ -6,6 +6,7 @@ It runs once, in the process of the job, however many devices train afterwards.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from graftlm.data.tokens import TokenFile
 from graftlm.jobs import StageContext
 from graftlm.models.build import build_donor, build_host, load_model
 from graftlm.schema import ModelSettings, Settings
+from graftlm.stages.pretrain import FRESH
 from graftlm.stages.training import make_trainer, write_cost
 from graftlm.store import SCRATCH
 from graftlm.tracking import tracker
@@ -38,10 +40,13 @@ def run(context: StageContext) -> None:
     host = initial_host(settings, corpus)
     pretrained = context.inputs.get("pretrain")
     donor = base = adapter = None
+    fresh: list[str] = []
     if pretrained is not None:
         where = "model.donor.checkpoint"
         donor = load_model(XLMRobertaForMaskedLM, str(pretrained / "model"), None, "xlm-roberta", where)
         adapter = pretrained / adapters.FOLDER if strategy.adapter.rank else None
+        if (pretrained / FRESH).is_file():
+            fresh = json.loads((pretrained / FRESH).read_text(encoding="utf-8"))
     if any_step(strategy, "needs_base"):
         base = build_donor(settings.model, corpus.donor_tokenizer, corpus.donor_rows)
     texts, langs, held_out = corpus.texts("train"), corpus.text_langs("train"), corpus.texts("validation")
@@ -63,6 +68,7 @@ def run(context: StageContext) -> None:
             context.progress,
             languages=[langs[place] for place in places],
             held_out_languages=[held_out_langs[place] for place in held_out_places],
+            fresh=fresh,
             base=base,
             adapter=adapter,
             device=str(device),
