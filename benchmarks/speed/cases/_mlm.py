@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.speed.case import Run
-from benchmarks.speed.cases._loops import Clock, fit_batches, of_script
+from benchmarks.speed.cases._loops import Clock, fit_batches, in_order, of_script
 
 MASKED = 0.15
+WARM = 16  # tokens a row of the step that is not counted
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,15 @@ class Shape:
         torch.manual_seed(0)
         return XLMRobertaForMaskedLM(self.config())
 
-    def batch(self, number: int) -> tuple[Any, Any, Any]:
+    def batch(self, number: int, length: int | None = None) -> tuple[Any, Any, Any]:
         """Masked ids [rows, length], the ids before, and which are to be predicted: a fixed share of each row."""
         import torch
 
+        length = length or self.length
         draw = torch.Generator().manual_seed(number)
-        ids = torch.randint(5, self.vocab, (self.rows, self.length), generator=draw)
+        ids = torch.randint(5, self.vocab, (self.rows, length), generator=draw)
         keys = torch.rand(ids.shape, generator=draw)
-        chosen = keys.argsort(dim=1).argsort(dim=1) < round(MASKED * self.length)
+        chosen = keys.argsort(dim=1).argsort(dim=1) < round(MASKED * length)
         return ids.masked_fill(chosen, self.vocab - 1), ids, chosen
 
 
@@ -69,11 +71,11 @@ def small(shape: Shape) -> Shape:
 
 
 def trainer_step(run: Run, shape: Shape, steps: int, bf16: bool) -> dict[str, float]:
-    """Seconds of a step of `transformers.Trainer`, set up as run_mlm.py does; the first is not counted."""
+    """Seconds of a step of `transformers.Trainer`, set up as run_mlm.py does, after a first one on short rows."""
     import torch
     from transformers import Trainer, TrainingArguments, default_data_collator
 
-    batches = [shape.batch(number) for number in range(steps)]
+    batches = [shape.batch(number, None if number else WARM) for number in range(steps)]
     rows = [
         {"input_ids": masked[row], "attention_mask": torch.ones_like(masked[row]), "labels": labels[row]}
         for masked, ids, chosen in batches
@@ -83,10 +85,10 @@ def trainer_step(run: Run, shape: Shape, steps: int, bf16: bool) -> dict[str, fl
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         given = of_script(shape.rows, steps, learning_rate=1e-4, bf16=bf16)
-        trainer = Trainer(
+        trainer = in_order(Trainer)(
             model=shape.model(),
             args=TrainingArguments(output_dir=folder, **given),
-            train_dataset=rows,  # type: ignore[arg-type]
+            train_dataset=rows,
             data_collator=default_data_collator,
             callbacks=[clock.of_trainer()],
         )

@@ -19,7 +19,7 @@ def trainer_fp32(run: Run) -> dict[str, float]:
 
 
 def trainer_bf16(run: Run) -> dict[str, float]:
-    return _mlm.trainer_step(run, _shape(run, _mlm.BASE), steps=3, bf16=True)
+    return _mlm.trainer_step(run, _shape(run, _mlm.BASE), steps=2, bf16=True)
 
 
 def ours(run: Run) -> dict[str, float]:
