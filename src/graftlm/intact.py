@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from graftlm import memo
 from graftlm.checkpoint import check_size, local_folder
 from graftlm.errors import CheckpointError, Problem
@@ -25,7 +23,7 @@ from graftlm.errors import CheckpointError, Problem
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "fetch the checkpoint again"
 LONGEST_HEADER = 100_000_000  # bytes: what the format allows
-BLOCK = 1 << 22  # values that are looked at at once
+BLOCK = 1 << 24  # bytes that are looked at at once
 # what a configuration must say, by its model_type
 _SIZES = {
     "xlm-roberta": (
@@ -56,13 +54,8 @@ _LAYERS: dict[str, dict[str, str]] = {
     "mbart": {"encoder.layers.": "encoder_layers", "decoder.layers.": "decoder_layers"},
 }
 _LAYERS["bart"] = _LAYERS["mbart"]
-# types of values: the integer that has their bits, and the bits that are all set where one is not finite
-_EXPONENTS: dict[str, tuple[Any, int]] = {
-    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
-    "F32": (np.uint32, 0x7F80_0000),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
-}
+# types of values: how many bits they have, and those that are all set where one is not finite
+_EXPONENTS = {"F64": (64, 0x7FF0_0000_0000_0000), "F32": (32, 0x7F80_0000), "F16": (16, 0x7C00), "BF16": (16, 0x7F80)}
 _TOKENIZER = ("tokenizer.json", "sentencepiece.bpe.model", "tokenizer_config.json")
 
 
@@ -169,6 +162,10 @@ def _header(file: Path) -> Iterator[tuple[str, Tensor]]:
                 if name != "__metadata__"
             }
             end = max((item.offset + item.size for item in tensors.values()), default=0)
+            for item in tensors.values():
+                bits = _EXPONENTS.get(item.dtype, (0, 0))[0]
+                if item.offset < 8 + length or (bits and 8 * item.size != bits * math.prod(item.shape)):
+                    raise ValueError
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise DamagedError(f"{file.name} is no file of safetensors") from error
     if end > size:
@@ -195,14 +192,17 @@ def value_problems(checkpoint: str, path: str) -> list[Problem]:
 def _finite(item: Tensor) -> bool:
     if item.dtype not in _EXPONENTS or not math.prod(item.shape):
         return True
-    kind, exponent = _EXPONENTS[item.dtype]
-    # memory-mapped at its own place: tensors may begin at an odd byte
-    mapped = np.memmap(item.file, dtype=np.uint8, mode="r", offset=item.offset, shape=(item.size,))
-    step = BLOCK * np.dtype(kind).itemsize
-    return not any(
-        ((mapped[start : start + step].view(kind) & kind(exponent)) == exponent).any()
-        for start in range(0, item.size, step)
-    )
+    import numpy as np  # `plan` needs none
+
+    bits, exponent = _EXPONENTS[item.dtype]
+    kind = np.dtype(f"<u{bits // 8}")
+    with item.file.open("rb") as stream:
+        stream.seek(item.offset)
+        for start in range(0, item.size, BLOCK):
+            values = np.frombuffer(stream.read(min(BLOCK, item.size - start)), dtype=kind)
+            if ((values & kind.type(exponent)) == exponent).any():
+                return False
+    return True
 
 
 def tokenizer_problems(

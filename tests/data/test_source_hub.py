@@ -94,7 +94,7 @@ def test_the_fingerprint_follows_the_files(folder: Path) -> None:
 
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
     (problem,) = check_source(settings(tmp_path))
-    assert "cannot be loaded" in str(problem)
+    assert "holds no file of rows; put its files there" in str(problem)
     assert "\n" not in str(problem)
 
 
