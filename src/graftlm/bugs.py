@@ -57,7 +57,7 @@ def report(error: BaseException, words: Sequence[str]) -> Path | None:
         [
             "A mistake of graftlm. Please read this file, and send it to its maintainers.",
             "",
-            "command   graftlm " + " ".join(map(shlex.quote, words)),
+            "command   graftlm " + " ".join(map(shlex.quote, _told(words))),
             f"time      {datetime.now().astimezone().isoformat(timespec='seconds')}",
             f"graftlm   {graftlm.__version__}",
             f"python    {platform.python_version()} on {platform.system()} {platform.release()} {platform.machine()}",
@@ -73,6 +73,20 @@ def report(error: BaseException, words: Sequence[str]) -> Path | None:
             file.write_text(clean(content), encoding="utf-8", errors="backslashreplace")
             return file
     return None
+
+
+def _told(words: Sequence[str]) -> list[str]:
+    """The words of a command without values that a name says are secret: `name=value`, or `--name value`."""
+    told: list[str] = []
+    for place, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        before = words[place - 1] if place else ""
+        if equals and re.search(rf"(?i){_SECRET}", name):
+            word = f"{name}={HIDDEN}"
+        elif before.startswith("-") and "=" not in before and re.search(rf"(?i){_SECRET}", before):
+            word = HIDDEN
+        told.append(word)
+    return told
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -87,7 +87,13 @@ class Outcome:
         status, error = str(record.get("status", "failed")), record.get("error")
         if status == RUNNING:
             status, error = "failed", "its end was never written: killed, or running still"
-        return cls(status, error, tuple(record.get("stages") or ()), float(record.get("seconds") or 0.0))
+        stages, seconds = record.get("stages"), record.get("seconds")
+        return cls(
+            status,
+            None if error is None else str(error),
+            tuple(stage for stage in stages if isinstance(stage, dict)) if isinstance(stages, list) else (),
+            float(seconds) if isinstance(seconds, int | float) else 0.0,
+        )
 
 
 def read_record(path: Path) -> dict[str, Any]:
