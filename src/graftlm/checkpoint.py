@@ -141,6 +141,8 @@ def check_checkpoint(checkpoint: str, config: Mapping[str, Any] | None, kind: st
         if {found, kind} == {"mbart", "bart"} and path == "model.host.checkpoint":
             remedy += f", or model.host.architecture={found}"
         return [Problem(path, checkpoint, f"is a model of type {found}", remedy)]
+    if code := _code_of_its_own(config or {}):
+        return [Problem(path, checkpoint, f"names code of its own ({code}), which is never run", "name another one")]
     folder = local_folder(checkpoint)
     if folder is None:
         return []
@@ -152,10 +154,21 @@ def check_checkpoint(checkpoint: str, config: Mapping[str, Any] | None, kind: st
             shards = set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return [Problem(path, checkpoint, f"{weights.name} cannot be read", "fetch the checkpoint again")]
+        if outside := next((shard for shard in sorted(map(str, shards)) if Path(shard).name != shard), None):
+            return [Problem(path, checkpoint, f"{weights.name} names a file elsewhere ({outside})", "name another one")]
         missing = sorted(shard for shard in shards if not (folder / str(shard)).is_file())
         if missing:
             return [Problem(path, checkpoint, f"the shard {missing[0]} is missing", "fetch the checkpoint again")]
     return []
+
+
+def _code_of_its_own(config: Mapping[str, Any]) -> str:
+    """What in a config.json asks for code that a checkpoint or the hub brings along, or an empty string."""
+    for name in ("auto_map", "custom_pipelines"):
+        if config.get(name):
+            return name
+    attention = next((config[key] for key in ("attn_implementation", "_attn_implementation") if config.get(key)), "")
+    return "attn_implementation" if "/" in json.dumps(attention) else ""
 
 
 def check_size(config: Mapping[str, Any], tokens: int, checkpoint: str, path: str) -> None:

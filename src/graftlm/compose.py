@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from graftlm.errors import Problem, SettingsError, first_line
 from graftlm.explain import depends, explain, mistakes, problem
 from graftlm.groups import GROUPS
+from graftlm.guard import check_secrets, keep_secrets
 from graftlm.schema import Settings
 from graftlm.search.space import Dimension, Search, check_space, corners, dimension, mend
 
@@ -55,6 +56,7 @@ def compose_jobs(words: Words) -> list[Job]:
     """
     from graftlm import composed
 
+    refuse_secrets(words)
     identity = composed.identity(words)
     kept = composed.load(identity)
     if kept is not None:
@@ -76,6 +78,7 @@ def compose_search(words: Words) -> Search | None:
     """
     from graftlm import composed
 
+    refuse_secrets(words)
     # what is kept is never a search
     if not words.multirun or composed.load(composed.identity(words)) is not None:
         return None
@@ -89,6 +92,12 @@ def compose_search(words: Words) -> Search | None:
             return Search(sweep.fixed, space, _jobs(words, sweep.combinations(), problems)[0])
         except SettingsError as error:
             raise SettingsError(mend(error.problems, space)) from error
+
+
+def refuse_secrets(words: Words) -> None:
+    """Raises `SettingsError` where a word of the command line holds what must not be written down."""
+    if problems := check_secrets(words.overrides):
+        raise SettingsError(problems)
 
 
 def _deleted(words: Words) -> list[Problem]:
@@ -113,6 +122,9 @@ def _jobs(
             mapping, choices = composer.compose(overrides)
         except SettingsError as error:
             problems += [*error.problems, *_beside(composer, overrides, error.problems)]
+            continue
+        if secret := check_secrets((), mapping):
+            problems += secret
             continue
         try:
             settings = Settings.from_mapping(mapping)
@@ -199,6 +211,7 @@ def resolved(plain: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    keep_secrets()
     try:
         mapping = OmegaConf.to_container(plain, resolve=True)
     except OmegaConfBaseException as error:
@@ -259,6 +272,11 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
             parsed.config_loader = parser.config_loader
             if parsed.is_sweep_override():
                 key = parsed.get_key_element()
+                if key.lstrip("+~").startswith("hydra"):
+                    problems.append(
+                        Problem(key, text.partition("=")[2], "cannot differ between jobs", "give one value")
+                    )
+                    return
                 dimensions[key] = dimension(parsed)
                 varied[key] = text
             else:

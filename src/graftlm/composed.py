@@ -29,7 +29,7 @@ from graftlm.schema import Settings
 
 KEPT = 50  # compositions; the oldest go
 FILES = 2000  # a folder of more is no folder of settings
-CODE = ("compose.py", "explain.py", "groups.py", "composer.py", "composed.py", "search/space.py")
+CODE = ("compose.py", "explain.py", "groups.py", "composer.py", "composed.py", "guard.py", "search/space.py")
 ENVIRONMENT = re.compile(r"\boc\.env\s*:\s*([A-Za-z_]\w*(?=\s*[,}]))?")
 LISTED = re.compile(r"^\s*-\s.*$", re.MULTILINE)  # in lists of defaults, interpolations are resolved while composing
 

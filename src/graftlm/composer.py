@@ -24,14 +24,22 @@ PURE = re.compile(r"oc\.(env|select|decode|create|deprecated|dict\.(keys|values)
 
 
 def hydra_compose(overrides: Sequence[str]) -> Any:
-    """What Hydra composes, its own part included; its one bare error, of `group=5`, becomes one of its own."""
+    """What Hydra composes, its own part included; its one bare error, of `group=5`, becomes one of its own.
+
+    Raises:
+        SettingsError: Hydra would make something of it that is not in the list (`graftlm.guard`).
+    """
     from hydra import compose
     from hydra.errors import ConfigCompositionException
 
     from graftlm.explain import mistakes
+    from graftlm.guard import check_hydra, keep_secrets
 
+    keep_secrets()
     try:
-        return compose("config", overrides=list(overrides), return_hydra_config=True)
+        config = compose("config", overrides=list(overrides), return_hydra_config=True)
+        check_hydra(config)
+        return config
     except ValueError as error:
         if isinstance(error, mistakes()):
             raise

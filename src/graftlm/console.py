@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+from graftlm.errors import printable
+
 Advance = Callable[[int], None]
 
 
@@ -63,7 +65,7 @@ class Lines:
             self.say(f"{label}: done, {time.monotonic() - begun:.1f} s")
 
     def say(self, line: str) -> None:
-        print(self._prefix + line, file=sys.stderr, flush=True)
+        print(printable(self._prefix + line), file=sys.stderr, flush=True)
 
 
 class Bars:
@@ -84,7 +86,7 @@ class Bars:
             self._live.start()
         live = self._live
         self._tasks += 1
-        identity = live.add_task(label, total=total)
+        identity = live.add_task(printable(label), total=total)
         try:
             yield lambda units: live.advance(identity, units)
         finally:
@@ -110,7 +112,7 @@ class Bars:
         return RichProgress(*columns, console=self._console, transient=True)
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 class Watched:
@@ -152,6 +154,11 @@ class Watched:
 def progress_for_terminal() -> Progress:
     """Bars where standard error is a terminal, lines elsewhere."""
     return Bars() if sys.stderr.isatty() else Lines()
+
+
+def tell(line: str) -> None:
+    """A result, on standard output: names in it steer no terminal."""
+    print(printable(line), flush=True)
 
 
 def _share(done: int, total: int | None) -> str:

@@ -6,8 +6,18 @@ one or more problems; the command line prints each as one line and exits with a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")  # in an address
+
+
+def printable(text: str) -> str:
+    """A text that steers no terminal, whatever names it tells of, and shows no password of an address."""
+    if not text.isprintable():
+        text = "".join(sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return _PASSWORD.sub("***", text) if "://" in text else text
 
 
 def printable(text: str) -> str:
@@ -82,4 +92,4 @@ class ReportError(GraftlmError):
 def first_line(error: BaseException) -> str:
     """The first line of an error of others that says something, or its class; to stand in a line of ours."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line[:200].rstrip(".: ")
+    return printable(line[:200].rstrip(".: "))

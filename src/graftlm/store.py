@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import threading
 import time
@@ -294,10 +295,13 @@ def damage(path: Path, marker: Mapping[str, Any], sums: bool = False, small: int
     if not isinstance(files, dict):
         yield f"{MARKER} names no files"
         return
+    home = os.path.realpath(path)
     for name, expected in files.items():
         file = path / name
         if not isinstance(expected, dict) or not {"size", "sha256"} <= expected.keys():
             yield f"{MARKER} does not tell what {name} was"
+        elif not os.path.realpath(file).startswith(home + os.sep):  # over `..` or a link
+            yield f"{name} leads out of the artifact"
         elif not file.is_file():
             yield f"{name} is missing"
         elif file.stat().st_size != expected["size"]:

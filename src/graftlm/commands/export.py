@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graftlm.commands.parser import Parser
+from graftlm.console import tell
 
 ABOUT = "a trained model as a Hugging Face folder with a model card"
 
@@ -22,5 +23,5 @@ def run(arguments: Sequence[str]) -> int:
     from graftlm.export import export, size_of
 
     folder = export(Path(options.run), Path(options.out), Path(options.store), options.force)
-    print(f"model: {folder} ({size(size_of(folder))}); its card: {folder / 'README.md'}")
+    tell(f"model: {folder} ({size(size_of(folder))}); its card: {folder / 'README.md'}")
     return 0

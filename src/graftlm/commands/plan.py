@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftlm.commands.words import parse_words, run_help
+from graftlm.console import tell
 
 if TYPE_CHECKING:
     from graftlm.compose import Job
@@ -42,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         from graftlm.search.plan import plan_search
 
         for line in plan_search(search):
-            print(line)
+            tell(line)
         return 0
     planned = plan(jobs)
     counts: Counter[str] = Counter(stage.state for stages in planned for stage in stages)
@@ -54,10 +55,10 @@ def run(arguments: Sequence[str]) -> int:
         table.append([" ".join(job.overrides) or "-", *(cells.get(name, "-") for name in names)])
     widths = [max(len(row[column]) for row in table) for column in range(len(names) + 1)]
     for row in table:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    print("stages: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
+        tell("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    tell("stages: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     if costs:
-        print(_total(costs, planned))
+        tell(_total(costs, planned))
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from graftlm.commands.parser import Parser
+from graftlm.console import tell
 from graftlm.running import ReportSettings
 
 ABOUT = "compare the arms of finished sweeps: a page, JSON, Markdown, LaTeX, CSVs and a table"
@@ -45,5 +46,5 @@ def make_report(
 
     report = build_report(folders, out, primary=primary, contrasts=contrasts)
     print_report(report, Console())
-    print(f"report: {out / 'report.html'}")
+    tell(f"report: {out / 'report.html'}")
     return 0

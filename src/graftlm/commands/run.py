@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftlm.commands.words import parse_words, run_help
+from graftlm.console import tell
 
 if TYPE_CHECKING:
     from graftlm.compose import Job
@@ -33,8 +34,10 @@ def run(arguments: Sequence[str]) -> int:
     # Hydra reads flags before overrides only
     flags = [*(f"--config-dir={folder}" for folder in words.config_dirs), *words.shown]
     if words.shown:
-        if "--hydra-help" not in words.shown:
-            compose_jobs(words)  # a mistake is told in our words
+        if "--hydra-help" in words.shown:
+            sweep.hand_over(["--hydra-help"], 0, command)  # of no configuration: nothing was looked at
+            return 0
+        compose_jobs(words)  # a mistake is told in our words
         fixed = [item for item in words.overrides if not (words.multirun and "," in item)]
         sweep.hand_over([*flags, *fixed], 0, command)
         return 0
@@ -64,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
             try:
                 make_report([folder], folder)
             except ReportError as error:  # no job came to an end: what became of each was told
-                print(f"no report: {error}")
+                tell(f"no report: {error}")
                 continue
             track_report(folder, jobs[0].settings.logger, progress_for_terminal().say)
     return 0 if all(outcome.status in ENDED_WELL for outcome in outcomes) else 1
@@ -102,8 +105,8 @@ def end_search(folder: Path) -> bool:
     try:
         make_report([folder], folder)
     except ReportError as error:  # no trial left a record, or those of earlier sweeps were removed
-        print(f"no report: {error}")
+        tell(f"no report: {error}")
     found = read_summary(folder)
     for line in tell_summary(found):
-        print(line)
+        tell(line)
     return bool(found["best"]) and not found["unended"]

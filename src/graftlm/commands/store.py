@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftlm.commands.parser import Parser
-from graftlm.console import progress_for_terminal
+from graftlm.console import progress_for_terminal, tell
+from graftlm.errors import printable
 
 if TYPE_CHECKING:
     from graftlm.inventory import Artifact
@@ -90,10 +91,10 @@ def _ls(options: argparse.Namespace) -> int:
         shown.sort(key=lambda item: -item.size if options.sort == "size" else item.made)
     now = time.time()
     if options.json:
-        print(json.dumps([_plain(item, described(item, by_key)) for item in shown], indent=1))
+        tell(json.dumps([_plain(item, described(item, by_key)) for item in shown], indent=1))
         return 0
     if not shown:
-        print(f"{store} holds no artifact" + (f" of stage {options.stage}" if options.stage else ""))
+        tell(f"{store} holds no artifact" + (f" of stage {options.stage}" if options.stage else ""))
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -120,7 +121,7 @@ def _ls(options: argparse.Namespace) -> int:
             str(len(item.uses)),
             what,
         )
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     if not console.is_terminal:
         console.width = 200  # into a file or a pipe: a line each
     console.print(table)
@@ -128,7 +129,7 @@ def _ls(options: argparse.Namespace) -> int:
     line = f"{len(shown) - len(unfinished)} artifacts, {size(sum(item.size for item in shown if item.finished))}"
     if unfinished:
         line += f"; {len(unfinished)} unfinished, {size(sum(item.size for item in unfinished))}"
-    print(line)
+    tell(line)
     return 0
 
 
@@ -159,13 +160,13 @@ def _show(options: argparse.Namespace) -> int:
     if options.diff is not None:
         other = find(artifacts, options.diff)
         if item.stage != other.stage:
-            print(f"{item.name} and {other.name} are of different stages")
+            tell(f"{item.name} and {other.name} are of different stages")
         apart = list(differences(dict(item.settings), dict(other.settings)))
         apart += differences(item.inputs, other.inputs, "inputs")
         rows = [[each.path, _short(each.one), _short(each.other)] for each in apart]
         _columns([["setting", item.name, other.name], *rows] if rows else [["their settings and inputs are the same"]])
         return 0
-    print(f"{item.stage}/{item.key}" + ("" if item.finished else " (unfinished)"))
+    tell(f"{item.stage}/{item.key}" + ("" if item.finished else " (unfinished)"))
     made = item.marker
     facts = [
         ["path", str(item.path)],
@@ -185,15 +186,15 @@ def _show(options: argparse.Namespace) -> int:
         facts.append(["made by", f"{maker.record.get('command')} ({maker.path.parent})"])
     _columns(facts, indent=2)
     if item.inputs:
-        print("built on")
+        tell("built on")
         _tree(item, by_key, 2)
     if item.settings:
-        print("settings")
+        tell("settings")
         _columns([[path, _short(value)] for path, value in _leaves(item.settings)], indent=2)
     if made.get("files"):
-        print("files")
+        tell("files")
         _columns([[name, size(int(file["size"]))] for name, file in made["files"].items()], indent=2)
-    print(f"used by {len(item.uses)} jobs" if item.uses else "used by no job that is known here (--runs)")
+    tell(f"used by {len(item.uses)} jobs" if item.uses else "used by no job that is known here (--runs)")
     words = [[str(use.path.parent), " ".join(map(str, use.record.get("overrides") or ()))] for use in item.uses]
     _columns(words, indent=2)
     return 0
@@ -205,7 +206,7 @@ def _tree(item: Artifact, by_key: Mapping[str, Artifact], indent: int) -> None:
     for stage, key in item.inputs.items():
         found = by_key.get(key)
         what = described(found, by_key) if found else "not in this store"
-        print(f"{' ' * indent}{stage}/{key[:8]}  {what}")
+        tell(f"{' ' * indent}{stage}/{key[:8]}  {what}")
         if found:
             _tree(found, by_key, indent + 2)
 
@@ -221,10 +222,10 @@ def _verify(options: argparse.Namespace) -> int:
         if wrong:
             damaged += 1
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            print(f"{item.stage}/{item.key}: {wrong[0]}{more}")
-    print(f"{checked} artifacts of {store} checked, " + (f"{damaged} damaged" if damaged else "all whole"))
+            tell(f"{item.stage}/{item.key}: {wrong[0]}{more}")
+    tell(f"{checked} artifacts of {store} checked, " + (f"{damaged} damaged" if damaged else "all whole"))
     if damaged:
-        print("delete the folder of a damaged one: the next run that needs it makes it again")
+        tell("delete the folder of a damaged one: the next run that needs it makes it again")
     return 1 if damaged else 0
 
 
@@ -245,9 +246,9 @@ def _gc(options: argparse.Namespace) -> int:
     by_key = {item.key: item for item in artifacts}
     total = sum(item.size for item in artifacts)
     for reason, kept in choice.stays.items():
-        print(f"kept: {len(kept)} ({size(sum(item.size for item in kept))}), since {reason}")
+        tell(f"kept: {len(kept)} ({size(sum(item.size for item in kept))}), since {reason}")
     if not choice.goes:
-        print(f"nothing to delete: no rule lets any of {len(artifacts)} artifacts ({size(total)}) go")
+        tell(f"nothing to delete: no rule lets any of {len(artifacts)} artifacts ({size(total)}) go")
         return 0
     now = time.time()
     rows = [["stage", "key", "size", "last used", "made for"]]
@@ -257,15 +258,15 @@ def _gc(options: argparse.Namespace) -> int:
     _columns(rows)
     going = sum(item.size for item in choice.goes)
     if rules.max_size is not None and total - going > rules.max_size:
-        print(f"still {size(total - going - rules.max_size)} too large: the rest is kept by the other rules or in use")
+        tell(f"still {size(total - going - rules.max_size)} too large: the rest is kept by the other rules or in use")
     if not options.yes:
-        print(
+        tell(
             f"would delete {len(choice.goes)} of {len(artifacts)} artifacts, {size(going)} of {size(total)}: add --yes"
         )
         return 0
     freed, left = delete(choice.goes, store, progress_for_terminal(), Newer(uses, runs, store))
     taken = f"; {len(left)} left, which a job has begun to build or to use meanwhile" if left else ""
-    print(f"deleted {len(choice.goes) - len(left)} artifacts, {size(freed)}{taken}")
+    tell(f"deleted {len(choice.goes) - len(left)} artifacts, {size(freed)}{taken}")
     return 0
 
 
@@ -285,7 +286,7 @@ def _columns(rows: Sequence[Sequence[str]], indent: int = 0) -> None:
         return
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print(" " * indent + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        tell(" " * indent + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def size(count: int) -> str:

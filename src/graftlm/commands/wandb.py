@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftlm.commands.parser import Parser
+from graftlm.console import tell as say
 
 if TYPE_CHECKING:
     from graftlm.tracking.sync import OfflineRun
@@ -54,23 +55,23 @@ def _sync(options: argparse.Namespace) -> int:
     wanted = [run for run in found if run.state == "new" or (options.again and run.state == "sent")]
     for run in found:
         if run.state == "running":
-            print(f"{run.name}: still running, left out")
+            say(f"{run.name}: still running, left out")
     rest = f"; {states['sent']} sent before" if states["sent"] and not options.again else ""
     if not wanted:
-        print(f"nothing to send{rest}")
+        say(f"nothing to send{rest}")
         return 0
     if options.dry_run:
         for run in wanted:
-            print(f"{run.name}: {run.folder}")
-        print(f"{len(wanted)} to send{rest}")
+            say(f"{run.name}: {run.folder}")
+        say(f"{len(wanted)} to send{rest}")
         return 0
     host = sync.check_account()
 
     def tell(run: OfflineRun, reason: str | None) -> None:
-        print(f"{run.name}: sent" if reason is None else f"{run.name}: NOT sent ({reason})", flush=True)
+        say(f"{run.name}: sent" if reason is None else f"{run.name}: NOT sent ({reason})")
 
     failed = sync.send(wanted, options.patience, tell, options.again)
-    print(f"{len(wanted) - failed} sent to {host}" + (f", {failed} not" if failed else "") + rest)
+    say(f"{len(wanted) - failed} sent to {host}" + (f", {failed} not" if failed else "") + rest)
     return 1 if failed else 0
 
 
@@ -80,8 +81,8 @@ def _dashboard(options: argparse.Namespace) -> int:
     folders = [Path(name) for name in options.dirs or (_ROOT,)]
     out = Path(options.out) if options.out else folders[0] / "wandb-dashboard.json"
     made = make(folders, out, options.entity, options.project)
-    print(f"dashboard: {out}")
+    say(f"dashboard: {out}")
     if options.push:
         for address in push(made):
-            print(f"saved: {address}")
+            say(f"saved: {address}")
     return 0

@@ -173,7 +173,7 @@ def load_tokenizer(
     kind = kind or ("host" if ".host" in path else "donor")
     place = resolve(checkpoint, path, ("tokenizer.json", "sentencepiece.bpe.model", "tokenizer_config.json"))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     except Exception as error:  # transformers raises half a dozen kinds, some of them bare
         raise CheckpointError.at(
             path, checkpoint, f"its tokenizer cannot be loaded: {first_line(error)}", REMEDY

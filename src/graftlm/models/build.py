@@ -166,7 +166,12 @@ def load_model(
         raise CheckpointError(problems)
     try:
         model, info = kind.from_pretrained(
-            resolve(checkpoint, path, WEIGHTS), revision=revision, dtype=torch.float32, output_loading_info=True
+            resolve(checkpoint, path, WEIGHTS),
+            revision=revision,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,  # unset, it asks
+            weights_only=True,
         )
     except Exception as error:  # transformers raises half a dozen kinds, some of them bare
         raise CheckpointError.at(

@@ -65,6 +65,8 @@ def places_in(folder: Path) -> dict[str, Place] | None:
     elif (folder / INDEX).is_file():
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         files = sorted(set(index["weight_map"].values()))
+        if any(Path(str(name)).name != name for name in files):
+            raise ValueError(f"{INDEX} names a file elsewhere")
     else:
         return None
     found: dict[str, Place] = {}
