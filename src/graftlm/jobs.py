@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from graftlm import interrupt
+from graftlm import interrupt, provenance
 from graftlm.compose import Job
 from graftlm.console import Progress, Watched
 from graftlm.errors import GraftlmError
@@ -152,6 +152,7 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
     with contextlib.suppress(GraftlmError):  # told by the stages, which need them
         planned = [key.key for key in stage_keys(job.settings, _FINGERPRINTS)]
     write(RUNNING, None)
+    write_json(folder / provenance.FILE, provenance.provenance(Path.cwd()))
     try:
         with _resources(job.settings, progress):
             _run_stages(job, folder, sweep, progress, stages)

@@ -84,7 +84,10 @@ class Store:
             marker = read_marker(path)
         except StoreError:
             return False  # cut, or a byte of it flipped
-        found = differences(marker.get("settings"), json.loads(json.dumps(dict(key.settings))))
+        wanted = json.loads(json.dumps(key.as_dict()))
+        found = list(differences(marker.get("settings"), wanted.pop("settings")))
+        for name, value in wanted.items():
+            found += differences(marker.get(name), value, name)
         if differing := "; ".join(map(str, found)):
             reason = f"holds other settings than its key stands for ({differing})"
             raise StoreError.at("store.dir", path, reason, "remove that folder")

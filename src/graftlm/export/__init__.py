@@ -38,11 +38,11 @@ def export(run: Path, out: Path, store: Path = Path("multirun/store"), force: bo
     partial = out.absolute().parent / f".{out.name}.{uuid.uuid4().hex[:8]}.part"
     try:
         partial.mkdir(parents=True)
-        for path in sorted((source.finetune / "model").rglob("*")):
-            if path.is_file():
-                target = partial / path.relative_to(source.finetune / "model")
+        for name in sorted(source.marker["files"]):  # what else lies there was not made by the stage
+            if Path(name).parts[0] == "model":
+                target = partial / Path(name).relative_to("model")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+                shutil.copyfile(source.finetune / name, target)
         if source.transfer:
             write_json(partial / TRANSFER, source.transfer)
         (partial / CARD).write_text(model_card(source, out.name), encoding="utf-8", errors="replace")

@@ -11,6 +11,7 @@ from typing import Any
 from graftlm.errors import ReportError, StoreError
 from graftlm.jobs import RECORD, read_record
 from graftlm.report.records import mapping, rows
+from graftlm.report.results import VERSION
 from graftlm.store import MARKER, damage, read_marker
 from graftlm.tracking.records import artifacts_of
 
@@ -151,6 +152,8 @@ def _comparison(job: Path, record: Mapping[str, Any]) -> tuple[dict[str, Any], d
     """The report of the job's sweep and the arm that it is of, where there is one."""
     folder = job.resolve()
     report = _read(folder.parent / "report.json") or _read(folder / "report.json")
+    if report.get("version") != VERSION:  # of another graftlm: what its figures are is not known
+        return {}, {}
     for arm in rows(report.get("arms")):
         for seed in rows(arm.get("seeds")):
             place = Path(str(seed.get("job") or ""))

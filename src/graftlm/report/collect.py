@@ -21,6 +21,8 @@ from graftlm.report.jobs import DONOR_SIDE, Job, flatten, names, plain
 from graftlm.report.records import Artifacts, Run, mapping, number, read_run, rows
 from graftlm.search.summary import SUMMARY, read_summary
 
+VERSION = 1  # of job.json
+
 
 @dataclass
 class Arm:
@@ -215,6 +217,11 @@ def _read_job(path: Path, warnings: list[str]) -> Job | None:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
         warnings.append(f"{path}: is no record of a job (it has no settings)")
+        return None
+    if record.get("version", VERSION) != VERSION:
+        warnings.append(
+            f"{path}: is a record of version {record['version']}, of which nothing is known here (1 is read)"
+        )
         return None
     overrides = record.get("overrides")
     record = {

@@ -8,6 +8,7 @@ from typing import Any
 
 from graftlm.report.statistics import Difference
 
+VERSION = 2  # of report.json
 # figures that are compared, and whether less is better (None: neither is)
 FIGURES: dict[str, tuple[str, bool | None]] = {
     "auc": ("validation loss along training", True),
@@ -126,7 +127,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Plain values; nan and infinity become null."""
         data: dict[str, Any] = {
-            "version": 2,
+            "version": VERSION,
             "verdict": self.verdict,
             **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "html"},
         }

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from graftlm.search.cmaes import SafeCmaEs
 from graftlm.search.settings import SearchSettings
 
 VOID = "void"  # attribute of a trial that was begun again under another number
@@ -60,7 +61,7 @@ def make_sampler(settings: SearchSettings, parallel: bool) -> BaseSampler:
         if settings.sampler == "tpe":
             return TPESampler(n_startup_trials=settings.startup_trials, constant_liar=parallel, seed=seed)
         if settings.sampler == "cmaes":
-            return CmaEsSampler(n_startup_trials=settings.startup_trials, warn_independent_sampling=False, seed=seed)
+            return SafeCmaEs(n_startup_trials=settings.startup_trials, warn_independent_sampling=False, seed=seed)
         if settings.sampler == "nsga2":
             return NSGAIISampler(population_size=settings.population, seed=seed)
         return RandomSampler(seed=seed)
