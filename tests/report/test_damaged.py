@@ -72,3 +72,15 @@ def test_no_damage_makes_it_crash(fake_sweep, fake_arm, tmp_path, seed):
 
 
 ROUNDS = 12
+
+
+def test_a_number_beyond_all_measure_is_none(fake_sweep, fake_arm):
+    """Finite, and yet not to be added up; or a whole number that is no float at all."""
+    sweep = fake_sweep(examples=6)
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated", early=-0.5)], (1, 2, 3))
+    for odd in ("1e308", "-1e308", "1" + 400 * "0"):
+        for path in (*sweep.root.rglob("cost.json"), *sweep.root.rglob("scores.json")):
+            path.write_text(path.read_text(encoding="utf-8").replace('"seconds": ', f'"seconds": {odd}, "_": '))
+        report = compare(collect([sweep.root]))
+        assert all(arm.mean["seconds"] is None for arm in report.arms)
+        assert report.arm("calibrated").word == "better"

@@ -221,9 +221,12 @@ def _tensor(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_GREATEST = 1e150  # of what a measurement can be: squares and sums of it are still finite
+
+
 def number(value: Any) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """A finite number that can be reckoned with, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _GREATEST:
         return None
     return float(value)
 
