@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from graftlm.console import Silent
 from graftlm.errors import TransferError
 from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
@@ -190,6 +191,32 @@ def test_an_encoder_that_adds_nothing_to_the_embeddings_is_refused(
     # a host that works like the donor has nothing to gain
     again = graft(EMBEDDINGS, ENCODER, ours=host)
     assert again.fidelity["before"] == pytest.approx(good.fidelity["after"])
+
+
+def test_a_graft_is_judged_before_a_training_that_moves_it(
+    host: Any, rough_donor: Any, donor_tokenizer: Any, host_tokenizer: Any, texts: Any
+) -> None:
+    """What transplants nothing is refused before that takes its hours; what was carried is not, wherever it moves."""
+    moving = {"step": "denoise", "steps": 12, "lr": 0.1, "encoder_lr": 1.0, "max_length": 24, "batch_tokens": 200}
+    said: list[str] = []
+
+    class Display(Silent):
+        def task(self, label: str, total: int | None) -> Any:
+            said.append(label)
+            return super().task(label, total)
+
+    def graft(*steps: Any, ours: Any) -> Any:
+        settings = TransferSettings("mine", steps=[*steps, {**moving, "language": "en"}])
+        arguments = (rough_donor, ours, donor_tokenizer, host_tokenizer, texts[20:], texts[:20], False)
+        return apply_strategy(settings, *arguments, Display())
+
+    with pytest.raises(TransferError, match="than before its layers were carried"):
+        graft(EMBEDDINGS, ENCODER, {"step": "shuffle"}, ours=copy.deepcopy(host))
+    assert "denoising" not in said
+    report = graft(EMBEDDINGS, ENCODER, ours=host)
+    assert "denoising" in said
+    assert report.fidelity["after"]["cka"] < report.fidelity["before_layers"]["cka"]
+    assert "with the training that followed its graft" in report.warnings[0]
 
 
 @pytest.mark.parametrize(("setting", "value"), [("d_model", 16), ("heads", 4), ("ffn", 32)])

@@ -84,6 +84,25 @@ def apply_strategy(
     warnings: list[str] = []
     vocabulary = None
     fidelity = None
+    judged = False
+
+    def judge(fidelity: dict[str, Any] | None) -> None:
+        """Refuse a graft of the encoder that transplanted nothing; of a control or a mixture it is only told."""
+        if not fidelity or not any(step.encodes for _, step in steps):
+            return
+        rescaled = any(step.rescales for _, step in steps)
+        warning = nothing_transplanted(strategy, fidelity, rescaled)
+        if rescaled:
+            warnings.append(
+                "the encoder's output is rescaled on purpose: cosine and relative error say little, CKA counts"
+            )
+        mixes = any(step.mixes for _, step in steps)
+        if warning and not strategy.control and not mixes:
+            raise TransferError(warning)
+        if warning:
+            warnings.append(f"{warning.reason} (expected of {'a mixture' if mixes else 'a control'})")
+            progress.say(f"transfer={strategy.name}: {warnings[-1]}")
+
     with torch.random.fork_rng(devices=_devices(host)):
         if donor is not None or steps:
             from graftlm.transfer.vocabulary import align
@@ -100,6 +119,13 @@ def apply_strategy(
             def measure_without() -> None:
                 nonlocal without
                 without = measure("before the layers")
+
+            def judge_carried() -> None:
+                nonlocal judged
+                carried = measure("before the training")
+                if carried is not None:
+                    judged = True
+                    judge(_joined(before, carried, without))
 
             graft = Graft.of_models(
                 donor,
@@ -119,23 +145,16 @@ def apply_strategy(
                 scratch=scratch,
                 progress=progress,
             )
-            records = run_steps(graft, steps, measure_without)
+            records = run_steps(graft, steps, measure_without, judge_carried)
             begun -= graft.earlier
             after = measure("after the graft") if steps else before
             fidelity = _joined(before, after, without)
-    if fidelity and any(step.encodes for _, step in steps):
-        rescaled = any(step.rescales for _, step in steps)
-        warning = nothing_transplanted(strategy, fidelity, rescaled)
-        if rescaled:
-            warnings.append(
-                "the encoder's output is rescaled on purpose: cosine and relative error say little, CKA counts"
-            )
-        mixes = any(step.mixes for _, step in steps)
-        if warning and not strategy.control and not mixes:
-            raise TransferError(warning)
-        if warning:
-            warnings.append(f"{warning.reason} (expected of {'a mixture' if mixes else 'a control'})")
-            progress.say(f"transfer={strategy.name}: {warnings[-1]}")
+    if not judged:
+        judge(fidelity)
+    elif fidelity and not strategy.control:
+        moved = nothing_transplanted(strategy, fidelity, any(step.rescales for _, step in steps))
+        if moved:
+            warnings.append(f"with the training that followed its graft, {moved.reason}")
     if steps and fidelity is None:
         lacking = "text to measure on" if donor is not None else "donor to compare with"
         warnings.append(f"fidelity was not measured: there is no {lacking}")
@@ -211,11 +230,15 @@ def checked_steps(strategy: TransferSettings, donor_config: Any, host_config: An
 
 
 def run_steps(
-    graft: Graft, steps: Sequence[tuple[str, Step]], before_layers: Callable[[], None] | None = None
+    graft: Graft,
+    steps: Sequence[tuple[str, Step]],
+    before_layers: Callable[[], None] | None = None,
+    before_training: Callable[[], None] | None = None,
 ) -> list[StepRecord]:
     """Apply the steps in order: what each took, in seconds and in operations of its matrix products.
 
-    `before_layers` is called when all steps in front of the first one that `encodes` are done, if there are any.
+    `before_layers` is called when all steps in front of the first one that `encodes` are done, if there are any;
+    `before_training` when the last one that does is done, in front of one that trains for something else.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -228,10 +251,14 @@ def run_steps(
     # what stands before a step that carries the change of pretraining carries the donor as it was before that
     changes = max((index for index, (_, step) in enumerate(steps) if step.needs_base), default=-1)
     layers = next((index for index, (_, step) in enumerate(steps) if step.encodes), 0)
+    carried = max((index for index, (_, step) in enumerate(steps) if step.encodes), default=len(steps))
+    training = next((index for index, (_, step) in enumerate(steps) if step.trains and index > carried), 0)
     for phase in ("prepare", "apply"):
         for index, (name, step) in enumerate(steps):
             if before_layers is not None and phase == "apply" and 0 < index == layers:
                 before_layers()
+            if before_training is not None and phase == "apply" and 0 < index == training:
+                before_training()
             started = time.perf_counter()
             graft.path, graft.step = f"transfer.steps[{index}]", name
             with FlopCounterMode(display=False) as counter:
