@@ -14,14 +14,19 @@ from typing import Any
 
 import pytest
 
+from graftlm.cli import main
+from graftlm.jobs import StageContext
 from graftlm.scores import chrf_of
+from graftlm.stages import evaluate
 from graftlm.store import MARKER, read_marker
 from graftlm.tracking import read_metrics
+from warm import graftlm
 
 SWEEP = ("run", "-m", "experiment=smoke", "transfer=none,naive,embeddings,calibrated", "finetune.seed=1,2")
 
 
-def graftlm(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def fresh(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in an interpreter of its own, from the start."""
     return subprocess.run(
         [sys.executable, "-m", "graftlm", *words],
         cwd=folder,
@@ -40,7 +45,7 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A folder in which a sweep over all strategies and two seeds was run."""
     folder = tmp_path_factory.mktemp("sweep")
-    return folder, graftlm(folder, *SWEEP)
+    return folder, fresh(folder, *SWEEP)
 
 
 def test_a_sweep_ends_with_a_table_and_a_page(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -383,20 +388,22 @@ def test_a_failed_job_fails_the_sweep_but_not_the_others(
     ]
 
 
-def test_a_mistake_of_ours_is_told_in_a_line_and_fails_one_job(tmp_path: Path) -> None:
-    code = (
-        "import sys; import graftlm.stages.evaluate as stage; real = stage.run\n"
-        "def run(context):\n"
-        "    if context.settings.finetune.seed == 1: raise RuntimeError('a bug')\n"
-        "    real(context)\n"
-        "stage.run = run\n"
-        "from graftlm.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    words = ("run", "-m", "experiment=smoke", "transfer=none", "finetune.seed=1,2")
-    result = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert "failed (RuntimeError: a bug; please report it with" in result.stderr
+def test_a_mistake_of_ours_is_told_in_a_line_and_fails_one_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = evaluate.run
+
+    def run(context: StageContext) -> None:
+        if context.settings.finetune.seed == 1:
+            raise RuntimeError("a bug")
+        real(context)
+
+    monkeypatch.setattr(evaluate, "run", run)
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "-m", "experiment=smoke", "transfer=none", "finetune.seed=1,2"]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert "failed (RuntimeError: a bug; please report it with" in told
     assert [record["status"] for record in jobs(tmp_path)] == ["failed", "done"]
     assert "a bug" in next(tmp_path.glob("multirun/*/0/graftlm.log")).read_text()
     assert list(tmp_path.glob("multirun/*/report.html"))
@@ -424,7 +431,7 @@ def test_wandb_offline_leaves_a_run_for_each_stage(tmp_path: Path) -> None:
 
 def test_wandb_without_an_account_goes_on_offline(tmp_path: Path) -> None:
     environment = {"WANDB_API_KEY": "", "NETRC": str(tmp_path / "none"), "HOME": str(tmp_path)}
-    result = graftlm(
+    result = fresh(
         tmp_path, "run", "experiment=smoke", "logger=wandb", "logger.mode=online", "transfer=none", **environment
     )
     assert result.returncode == 0, result.stderr
