@@ -14,17 +14,12 @@ _PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")  # in an address
 
 
 def printable(text: str) -> str:
-    """A text that steers no terminal, whatever names it tells of, and shows no password of an address."""
+    """The text for a terminal: what would steer it becomes an escape, and no password of an address is shown."""
     if not text.isprintable():
-        text = "".join(sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in text)
+        text = "".join(
+            sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
+        )
     return _PASSWORD.sub("***", text) if "://" in text else text
-
-
-def printable(text: str) -> str:
-    """The text for a terminal: what is no letter, sign or space becomes an escape (a value may come from anywhere)."""
-    if text.isprintable():
-        return text
-    return "".join(item if item.isprintable() else item.encode("unicode_escape").decode() for item in text)
 
 
 @dataclass(frozen=True)
