@@ -24,7 +24,9 @@ SMOKE = ("run", "experiment=smoke")
 FILES = (*SMOKE, "data=files")
 # what a job leaves that fails over what only the whole text can tell: its record, what Hydra composed, the log; and who
 # began to build
-LEFT = re.compile(r"multirun/[^/]+/(job\.json|environment\.json|graftlm\.log|\.hydra/.*)|multirun/store/corpus/\w+\.(claim-\d+|holder)")
+LEFT = re.compile(
+    r"multirun/[^/]+/(job\.json|environment\.json|graftlm\.log|\.hydra/.*)|multirun/store/corpus/\w+\.(claim-\d+|holder)"
+)
 
 
 @dataclass(frozen=True)
