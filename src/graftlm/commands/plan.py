@@ -50,9 +50,13 @@ def run(arguments: Sequence[str]) -> int:
     costs = _costs(jobs, planned) if counts["run"] or counts["resume"] else {}
     names = list(VERSIONS)
     table = [["job", *names]]
+    shared = _shared(jobs)
+    if shared:
+        tell("all jobs: " + " ".join(shared))
     for job, stages in zip(jobs, planned, strict=True):
         cells = {stage.key.stage: _cell(stage, costs) for stage in stages}
-        table.append([" ".join(job.overrides) or "-", *(cells.get(name, "-") for name in names)])
+        own = " ".join(word for word in job.overrides if word not in shared)
+        table.append([own or "-", *(cells.get(name, "-") for name in names)])
     widths = [max(len(row[column]) for row in table) for column in range(len(names) + 1)]
     for row in table:
         tell("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -79,6 +83,13 @@ def _costs(jobs: Sequence[Job], planned: Sequence[Sequence[PlannedStage]]) -> Co
                 estimate = known.estimate(stage, stages)
                 found[stage.key.key] = None if estimate is None else estimate.seconds
     return found
+
+
+def _shared(jobs: Sequence[Job]) -> list[str]:
+    """The overrides that all of several jobs have: a row is to say what sets it apart."""
+    if len(jobs) < 2:
+        return []
+    return [word for word in jobs[0].overrides if all(word in job.overrides for job in jobs)]
 
 
 def _cell(stage: PlannedStage, costs: Costs) -> str:
