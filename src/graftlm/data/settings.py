@@ -27,7 +27,7 @@ class DataSettings:
     def from_plain(cls, mapping: Mapping[str, Any], path: str, problems: list[Problem]) -> DataSettings | None:
         """The settings of one source, of the class that its `kind` names."""
         kind = mapping.get("kind")
-        if kind not in DATA_KINDS:
+        if not isinstance(kind, str) or kind not in DATA_KINDS:
             problems.append(Problem(f"{path}.kind", kind, "is no kind of source", "one of " + ", ".join(DATA_KINDS)))
             return None
         built: DataSettings | None = build(DATA_KINDS[kind], mapping, path, problems)

@@ -81,9 +81,9 @@ def figures_of(run: Run, base: Run | None) -> dict[str, Any]:
 
 def read_steps(run: Run) -> tuple[float | None, float | None]:
     """The step at which the shuffled-source gap first reaches `READS`, or None and the step up to which it did not."""
-    steps, gap = run.curve["step"], run.curve["gap"]
-    known = np.isfinite(gap)
-    if not known.any():
+    steps, gap = run.curve["step"], run.curve.get("gap")
+    known = np.isfinite(gap) if gap is not None else np.zeros(len(steps), dtype=bool)
+    if gap is None or not known.any():
         return None, None
     reached = stats.first_reach(steps[known], -gap[known], -READS)
     return (reached, None) if reached is not None else (None, float(steps[known][-1]))
