@@ -199,9 +199,12 @@ def delete(
     freed = 0
     left: list[Artifact] = []
     try:
+        if trash.is_symlink():  # what is in it is not ours
+            trash.unlink()
         trash.mkdir(exist_ok=True)
         for rest in trash.iterdir():  # of a deletion that was killed
-            shutil.rmtree(rest, ignore_errors=True)
+            with suppress(OSError):
+                _erase(rest)
         with progress.task("deleting", len(artifacts)) as advance:
             for item in artifacts:
                 if _remove(item, trash / f"{item.stage}.{item.path.name}.{os.getpid()}", free):
@@ -224,9 +227,17 @@ def _remove(item: Artifact, away: Path, free: Callable[[Artifact], bool]) -> boo
             item.path.rename(away)
             renamed = True
     if renamed:
-        with suppress(FileNotFoundError):  # another deletion may have begun with it
-            shutil.rmtree(away)
+        _erase(away)
     return renamed
+
+
+def _erase(path: Path) -> None:
+    """Delete a folder; of a link the link alone. Another deletion may be at it too."""
+    with suppress(FileNotFoundError):
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
 
 
 def parse_size(text: str, path: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from graftlm.console import Progress
 from graftlm.errors import StoreError
-from graftlm.jobs import RECORD, RUNNING, SWEEP, read_record
+from graftlm.jobs import RECORD, RUNNING, SWEEP, VERSION, read_record
 from graftlm.plan import VERSIONS
 from graftlm.store import MARKER, SCRATCH, StageKey, damage, read_marker
 
@@ -178,7 +178,11 @@ class Newer:
 
 
 def _uses(runs: Sequence[Path], store: Path, stamps: Mapping[Path, tuple[int, ...]]) -> Iterator[Use]:
-    """The records below folders, each once, but for those that still have the stamp given."""
+    """The records below folders, each once, but for those that still have the stamp given.
+
+    Raises:
+        StoreError: one is of another version.
+    """
     seen: set[Path] = set()
     skipped = store.resolve()
     for root in runs:
@@ -192,6 +196,9 @@ def _uses(runs: Sequence[Path], store: Path, stamps: Mapping[Path, tuple[int, ..
                 status = path.stat()  # before it is read: what is written later has another stamp
                 stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
                 if stamps.get(real) != stamp and (record := read_record(path)):
+                    if (version := record.get("version", VERSION)) != VERSION:
+                        reason = f"is a record of version {version}: what it uses is not known here"
+                        raise StoreError.at("--runs", path, reason, "use the graftlm that wrote it")
                     yield Use(path, record, status.st_mtime, stamp)
 
 

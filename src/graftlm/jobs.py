@@ -24,6 +24,7 @@ from graftlm.search.pruning import tell_curve
 from graftlm.store import StageKey, Store, write_json
 
 RECORD = "job.json"
+VERSION = 1  # of job.json
 SWEEP = "sweep.json"  # in a sweep's folder: what its jobs share; locked as long as it is under way
 RUNNING = "running"  # the status of a job that has not ended
 ENDED_WELL = ("done", "pruned")
@@ -130,7 +131,7 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
         result = Outcome(status, error, tuple(stages), time.monotonic() - begun)
         settings = job.settings
         record = {
-            "version": 1,
+            "version": VERSION,
             "status": status,
             "error": error,
             "started": started,

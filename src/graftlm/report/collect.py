@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from graftlm.errors import ReportError
+from graftlm.jobs import VERSION
 from graftlm.report.defaults import with_defaults
 from graftlm.report.jobs import DONOR_SIDE, Job, flatten, names, plain
 from graftlm.report.records import Artifacts, Run, mapping, number, read_run, rows
 from graftlm.search.summary import SUMMARY, read_summary
-
-VERSION = 1  # of job.json
 
 
 @dataclass
@@ -219,9 +218,7 @@ def _read_job(path: Path, warnings: list[str]) -> Job | None:
         warnings.append(f"{path}: is no record of a job (it has no settings)")
         return None
     if record.get("version", VERSION) != VERSION:
-        warnings.append(
-            f"{path}: is a record of version {record['version']}, of which nothing is known here (1 is read)"
-        )
+        warnings.append(f"{path}: is a record of version {record['version']}, of which nothing is known here")
         return None
     overrides = record.get("overrides")
     record = {
