@@ -32,8 +32,11 @@ smoke: $(INSTALLED) ## the whole path once on the smallest models, in seconds
 test: $(INSTALLED) ## all tests, on two processes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-soak: $(INSTALLED) ## kill a sweep 50 times at random moments, and compare with one that nothing disturbed
-	@$(BIN)/python benchmarks/soak_kills.py --kills 50
+# minutes of it on two idle cores; a third goes to faults and races
+SOAK_MINUTES ?= 55
+soak: $(INSTALLED) ## kills, races and faults over a sweep, compared with one that nothing disturbed (SOAK_MINUTES=55)
+	@$(BIN)/python benchmarks/soak_kills.py --kills 50 --minutes $$(( $(SOAK_MINUTES) * 2 / 3 ))
+	@$(BIN)/python benchmarks/soak_faults.py --minutes $$(( $(SOAK_MINUTES) / 3 ))
 
 # Hydra's plugin demands older versions than those pinned, which only its launcher for AWS uses: it goes without what it
 # depends on, into an environment of its own that looks into the first for everything else

@@ -5,7 +5,7 @@
     python benchmarks/soak_faults.py --only full --rounds 2   disk full: needs the right to mount (root)
 
 A round is one of these, at moments and places that chance chooses:
-- race     several processes give the command at once, in one folder; one of them may be killed, others go on with its work
+- race     several processes give the command at once, in one folder; one may be killed, others go on with its work
 - full     the store's disk is full: it ends with a line that says so; with more room the same command goes on
 - flip     a byte of a finished store is another: the command finds it and makes anew what is damaged
 - lost     an artifact, or a file of one, is gone
@@ -13,7 +13,8 @@ A round is one of these, at moments and places that chance chooses:
 - stop     SIGTERM or SIGINT: it saves and ends
 
 After each the same command is given until nothing is left to do. Then every file of the store has the bits of the calm
-run, times apart; nothing else is left in it; the command given once more makes nothing; no traceback was told. Needs Linux.
+run, times apart; nothing else is left in it; the command given once more makes nothing; no traceback was told, and
+nothing that is a mistake of ours. Needs Linux.
 """
 
 from __future__ import annotations

@@ -157,6 +157,9 @@ def rerun(folder: Path, words: list[str]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument(
+        "--minutes", type=float, default=35, help="no sweep is begun, and nothing killed, after so many"
+    )
     parser.add_argument("--seed", type=int, default=None, help="of the moments (default: another each time)")
     parser.add_argument("--workers", type=int, default=0, help="of the data loaders")
     parser.add_argument("--short", action="store_true", help="a smaller sweep, for the test suite")
@@ -187,7 +190,11 @@ def main() -> int:
     )
     wrong = [f"calm: {line}" for line in rerun(root / "calm", words)]
     kills = sweeps = 0
-    while kills < options.kills and not wrong:
+
+    def going_on() -> bool:
+        return kills < options.kills and time.monotonic() - begun < 60 * options.minutes
+
+    while going_on() and not wrong:
         sweeps += 1
         folder = root / f"sweep{sweeps}"
         there: dict[str, tuple[int, int]] = {}
@@ -197,7 +204,7 @@ def main() -> int:
             # moments of the first part alone come to all of it, and a sweep takes several
             moment = draw.uniform(0, work) if draw.random() < 0.2 else draw.uniform(work, work + 0.4 * (whole - work))
             child = start(folder, words)
-            ended = wait(child, moment if kills < options.kills else LONG)
+            ended = wait(child, moment if going_on() else LONG)
             if ended is None:
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
