@@ -2,7 +2,7 @@
 
 A stage is like another where nothing differs but what does not move the cost of a step (seeds, rates, mask ratios, the
 text itself); of several the nearest counts, the newest of equals. Seconds are scaled where `max_steps` differs. They
-were measured on whatever machine made the artifact; of one that was resumed they count its last attempt only.
+were measured on whatever machine made the artifact; of one that was resumed they count its earlier attempts too.
 """
 
 from __future__ import annotations

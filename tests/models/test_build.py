@@ -161,3 +161,14 @@ def test_mistakes_are_one_line(
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="is a model of type xlm-roberta; it must be mbart"):
         build_host(with_checkpoint(model_settings, "host", good), host_tokenizer, donor.config)
+
+
+def test_of_a_host_from_a_checkpoint_nothing_is_drawn(
+    donor: Any, host: Any, host_tokenizer: Any, model_settings: Any, tmp_path: Path
+) -> None:
+    """Else each seed of the fine-tuning would have another output layer, and they would share one graft."""
+    host.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    with pytest.raises(CheckpointError, match=r"lacks \d tensors, first lm_head\.weight"):
+        build_host(with_checkpoint(model_settings, "host", tmp_path), host_tokenizer, donor.config)
