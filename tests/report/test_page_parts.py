@@ -60,6 +60,14 @@ def test_arms_are_called_by_what_tells_them_apart(fake_sweep: Any, fake_arm: Any
     assert shorten("calibrated · model.format=mbart50 beats none · model.format=bart", names) == (
         "calibrated beats none · format=bart"
     )
+    for seed in (1, 2):
+        for rates in ((0.1, 0.2), (0.2, 0.1)):
+            both = tuple(zip(("finetune.lr", "pretrain.lr"), rates, strict=True))
+            named = tuple(f"{name}={rate}" for name, rate in both)
+            sweep.job(fake_arm("calibrated", settings=both, overrides=named), seed)
+    of_two = labels(_report(sweep)[1].arms)  # two settings that end alike keep their paths
+    assert any("finetune.lr=0.1 · pretrain.lr=0.2" in item["brief"] for item in of_two.values())
+    assert not any(" lr=" in item["brief"] for item in of_two.values())
     turned = {"نقل": {"head": "نقل", "rest": "", "brief": "نقل"}}
     assert shorten("نقل [−0.4, +0.3]", turned) == "\u2068نقل\u2069 [−0.4, +0.3]"
     look = styles(report.arms)

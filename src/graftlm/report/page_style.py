@@ -56,12 +56,19 @@ def styles(arms: Sequence[ArmReport]) -> dict[str, dict[str, Any]]:
 def labels(arms: Sequence[ArmReport]) -> dict[str, dict[str, str]]:
     """Of each arm's name its `head` (the strategy), its `rest`, and a `brief` form for plots.
 
-    A name is `strategy · choice · setting=value`. Settings lose their path (`architecture=bart`); the brief form also
-    leaves out what four in five of the arms share, so long as the names stay different.
+    A name is `strategy · choice · setting=value`. Settings lose their path (`architecture=bart`) where no other one of
+    these names ends alike; the brief form also leaves out what four in five of the arms share, so long as the names
+    stay different.
     """
-    parts = {arm.name: [_last(part) for part in arm.name.split(" · ")] for arm in arms}
-    if len({tuple(part) for part in parts.values()}) < len(parts):  # two paths that end alike: keep them whole
-        parts = {arm.name: arm.name.split(" · ") for arm in arms}
+    whole = {arm.name: arm.name.split(" · ") for arm in arms}
+    keys = {part.partition("=")[0] for parts in whole.values() for part in parts[1:] if "=" in part}
+    ends = Counter(_last(key) for key in keys)
+    parts = {
+        name: [part if ends[_last(part.partition("=")[0])] > 1 else _last(part) for part in split]
+        for name, split in whole.items()
+    }
+    if len({tuple(part) for part in parts.values()}) < len(parts):
+        parts = whole
     often = Counter(text for part in parts.values() for text in set(part[1:]))
     telling = sum(len(part) > 1 for part in parts.values())
     common = {text for text, count in often.items() if 5 * count >= 4 * telling}
