@@ -111,9 +111,9 @@ class Claim:
                         leftover.unlink(missing_ok=True)
                 else:
                     # the number is not used again: a slow observer of an earlier claim must not find it free
-                    content = json.dumps({**identity(), "work": self.work.name, "released": True})
-                    os.ftruncate(self.descriptor, 0)
-                    os.pwrite(self.descriptor, content.encode(), 0)
+                    content = json.dumps({**identity(), "work": self.work.name, "released": True}).encode()
+                    # over what stands there: emptied first, a disk that is full might not take it
+                    os.pwrite(self.descriptor, content.ljust(os.fstat(self.descriptor).st_size), 0)
         except OSError:
             pass  # the folder is gone or full: the lock below is what counts
         finally:
@@ -175,6 +175,11 @@ class Observer:
 def left_over(path: Path) -> bool:
     """Whether files of claims stand beside an artifact: somebody is at work, or was killed before removing them."""
     return heartbeat_file(path).exists()
+
+
+def claimed(path: Path) -> bool:
+    """Whether there is any claim on the artifact, of the living or the dead."""
+    return path.parent.is_dir() and bool(_claims(path))
 
 
 def busy(path: Path) -> bool:
@@ -247,7 +252,11 @@ def _create(
     descriptor = _open_new(temporary)
     try:
         _lock(descriptor)  # before it has its name: nobody ever sees it unlocked
-        os.write(descriptor, content)
+        try:
+            os.write(descriptor, content)
+        except OSError:  # the disk is full
+            _close(descriptor)
+            raise
         try:
             os.link(temporary, file)
         except FileExistsError:

@@ -73,11 +73,15 @@ class TransferError(GraftlmError):
 
 
 class TrainingError(GraftlmError):
-    """Training cannot go on: the loss is not a number."""
+    """Training cannot go on: the loss is not a number, or has exploded."""
 
 
 class StoreError(GraftlmError):
     """An artifact is damaged, or its folder cannot be written."""
+
+
+class MachineError(GraftlmError):
+    """The machine gave out: its disk, memory, file handles, or a process (`graftlm.faults`)."""
 
 
 class ReportError(GraftlmError):

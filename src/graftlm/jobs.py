@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,8 @@ from typing import Any
 from graftlm import interrupt, provenance
 from graftlm.compose import Job
 from graftlm.console import Progress, Watched
-from graftlm.errors import GraftlmError
+from graftlm.errors import GraftlmError, MachineError, first_line
+from graftlm.faults import limit_reached, machine_error
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
 from graftlm.search.pruning import tell_curve
@@ -114,7 +116,8 @@ def bug(error: BaseException, folder: Path) -> str:
 def run_job(job: Job, folder: Path, command: str, sweep: str, progress: Progress) -> Outcome:
     """Run what is missing of a job, and write `job.json` into its folder, before it and whatever happens.
 
-    An error that a user can mend is recorded, not raised; anything else is recorded and raised. A signal
+    An error that a user can mend, or a fault of the machine, is recorded, not raised; anything else is recorded and
+    raised. A signal
     (`trainer.signals`, Ctrl-C) leaves the unfinished stage at its last step, to be continued by the same command.
     """
     with interrupt.handled(job.settings.trainer.signals):
@@ -150,24 +153,43 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
         write_json(folder / RECORD, record)
         return result
 
+    def end(status: str, error: str | None, **more: Any) -> Outcome:
+        """Where the record cannot be written, whatever became of the job, that is told in its place."""
+        try:
+            return write(status, error, **more)
+        except OSError as failure:
+            fault = machine_error(failure, folder.absolute(), doing=f"writing {folder / RECORD}")
+            reason = str(fault or first_line(failure))
+            if status == "failed" and error:
+                reason = error if reason.partition(":")[0] == error.partition(":")[0] else f"{error}; {reason}"
+            return Outcome("failed", reason, tuple(stages), time.monotonic() - begun)
+
     with contextlib.suppress(GraftlmError):  # told by the stages, which need them
         planned = [key.key for key in stage_keys(job.settings, _FINGERPRINTS)]
-    write(RUNNING, None)
-    write_json(folder / provenance.FILE, provenance.provenance(Path.cwd()))
     try:
+        write(RUNNING, None)
+        write_json(folder / provenance.FILE, provenance.provenance(Path.cwd()))
         with _resources(job.settings, progress):
             _run_stages(job, folder, sweep, progress, stages)
-    except Pruned as end:
-        return write("pruned", str(end), pruned_step=end.step)
+    except Pruned as given_up:
+        return end("pruned", str(given_up), pruned_step=given_up.step)
     except GraftlmError as error:
-        return write("failed", str(error))
+        return end("failed", str(error))
     except KeyboardInterrupt as stopped:
-        write("interrupted", f"interrupted ({str(stopped) or 'SIGINT'}); the same command goes on from here")
+        end("interrupted", f"interrupted ({str(stopped) or 'SIGINT'}); the same command goes on from here")
         raise
     except BaseException as error:
-        write("failed", bug(error, folder))
+        if fault := machine_error(error, folder.absolute(), doing="the job began"):
+            return end("failed", str(_logged(fault, error)))
+        end("failed", bug(error, folder))
         raise
-    return write("done", None)
+    return end("done", None)
+
+
+def _logged(fault: MachineError, error: BaseException) -> MachineError:
+    """Where exactly a fault was met is for who looks into the log, not for the line."""
+    logging.getLogger(__name__).error("%s", fault, exc_info=error)
+    return fault
 
 
 @contextlib.contextmanager
@@ -212,7 +234,17 @@ def _run_stages(job: Job, folder: Path, sweep: str, progress: Progress, stages: 
             else:
                 import_module(f"graftlm.stages.{key.stage}").run(context)
 
-        paths[key.key], reused = store.obtain(key, build, watched, suspect)
+        doing = f"{key.stage} {key.key[:8]} was made"
+        try:
+            paths[key.key], reused = store.obtain(key, build, watched, suspect)
+        except GraftlmError as error:
+            if fault := limit_reached(error, store.folder, doing):
+                raise _logged(fault, error) from error
+            raise
+        except Exception as error:
+            if fault := machine_error(error, store.folder, [folder.absolute()], doing):
+                raise _logged(fault, error) from error
+            raise
         if not reused:
             _verified.add(key.key)
         return reused

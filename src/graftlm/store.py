@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import graftlm
-from graftlm.claims import Claim, LostError, Observer, left_over, removing
+from graftlm.claims import Claim, LostError, Observer, claimed, left_over, removing
 from graftlm.console import Advance, Progress, Silent, Watched
 from graftlm.differences import differences
 from graftlm.errors import StoreError
@@ -156,6 +156,10 @@ class Store:
             except Exception:
                 if claim.in_force():
                     raise
+                if not claimed(final) and not self._sound(key):
+                    reason = f"what stood there has vanished while {name} was made"
+                    remedy = "the same command makes what is missing again"
+                    raise StoreError.at("store.dir", self.folder, reason, remedy) from None
                 watched.say(f"{name}: gave no sign of life for a while, and another process has taken it over")
             finally:
                 _claimed.name = None

@@ -7,6 +7,7 @@ how a job ended stands in its `job.json`, where the command finds it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import logging
@@ -14,7 +15,7 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from graftlm.console import Lines, Progress, progress_for_terminal
 from graftlm.engines import listening, stopped, stopping, what_to_expect, words_for_hydra
 from graftlm.environment import environment
 from graftlm.errors import SettingsError, first_line
+from graftlm.faults import machine_error
 from graftlm.jobs import RECORD, SWEEP, Outcome, bug, read_record, run_job
 from graftlm.schema import Settings
 from graftlm.store import write_json
@@ -95,29 +97,43 @@ def hand_over(
     main = hydra.main(version_base="1.3", config_path="pkg://graftlm.conf", config_name="config")(task)
     if settings is None:
         with environment(HYDRA_FULL_ERROR="1"):  # else Hydra prints an error itself and leaves
-            main()
-        return list(_ended), []
+            if jobs == 0:
+                main()
+                return [], []
+            return _launched(main, Path("multirun", os.environ["GRAFTLM_RUN"]), progress) or list(_ended), []
     folder = Path("multirun", os.environ["GRAFTLM_RUN"])
+    try:
+        write_json(folder / SWEEP, {"version": 1, "started": _now(), **asdict(_launch)})
+        _under_way.enter_context(held(folder / SWEEP))
+    except OSError as error:
+        raise machine_error(error, folder.absolute(), doing="the sweep began") or error from error
     sys.argv += words_for_hydra(settings, folder.absolute())
     if told := what_to_expect(settings, folder):
         progress.say(told)
-    broken: list[Outcome] = []
     try:
-        # else Hydra prints a launcher's error itself and leaves; and joblib's janitor, a process of its own, warns of
-        # each file of a stopped sweep that is gone already
+        # joblib's janitor, a process of its own, warns of each file of a stopped sweep that is gone already
         with environment(HYDRA_FULL_ERROR="1", PYTHONWARNINGS="ignore:resource_tracker"), stopping(settings, folder):
-            main()
-    except Exception as error:  # a worker was killed, a scheduler refused: what the jobs left is told all the same
-        reason = f"the launcher ended early: {type(error).__name__}: {first_line(error)}"
-        if folder.is_dir():
-            (folder / "launcher.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        progress.say(reason)
-        broken.append(Outcome("failed", reason, (), 0.0))
+            broken = _launched(main, folder, progress)
     except KeyboardInterrupt:
         for place in _swept:
             _tell(place, jobs, progress, asked=True)
         raise
     return [*(outcome for folder in _swept for outcome in _tell(folder, jobs, progress)), *broken], list(_swept)
+
+
+def _launched(main: Callable[[], None], folder: Path, progress: Progress) -> list[Outcome]:
+    """Hydra at work; what became of it where it broke off: what the jobs left is told all the same."""
+    try:
+        main()
+    except Exception as error:  # a worker was killed, a scheduler refused, a disk is full
+        reason = f"the launcher ended early: {type(error).__name__}: {first_line(error)}"
+        if fault := machine_error(error, folder.absolute(), doing="the jobs were launched"):
+            reason = str(fault)
+        with contextlib.suppress(OSError):
+            (folder / "launcher.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        progress.say(reason)
+        return [Outcome("failed", reason, (), 0.0)]
+    return []
 
 
 def task(config: Any) -> None:
@@ -147,6 +163,7 @@ def task(config: Any) -> None:
     progress.say(f"{label}: {title}" if _launch else title)
     name = Path(found.sweep.dir).name if swept else folder.name
     outcome = Outcome("interrupted", None, (), 0.0)
+    logging.raiseExceptions = False  # a log that cannot be written would tell that by tracebacks
     try:
         with contextlib.nullcontext() if _launch else listening(job.settings, Path(found.sweep.dir)):
             outcome = run_job(job, folder, launch.command, name, progress)
@@ -154,20 +171,26 @@ def task(config: Any) -> None:
         logging.getLogger(__name__).exception("%s: %s", label, title)
         outcome = Outcome("failed", bug(error, folder), (), 0.0)
     _ended.append(outcome)
+    if outcome.status == "failed":
+        _free()
     progress.say(f"{label}: {title}: {describe(outcome)}" if _launch else describe(outcome))
     if not swept and outcome.status == "done":
         progress.say(f"record: {folder / RECORD}; compare with: graftlm report {folder}")
 
 
+def _free() -> None:
+    """What a failed job leaves in memory: a cycle of its error's frames would keep a whole model."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 class SweepCallback(Callback):
-    """The one callback that Hydra calls: it leaves what the jobs share, and notes where a sweep is written."""
+    """The one callback that Hydra calls: it notes where a sweep is written."""
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         folder = Path(str(config.hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        if _launch is not None:
-            write_json(folder / SWEEP, {"version": 1, "started": _now(), **asdict(_launch)})
-            _under_way.enter_context(held(folder / SWEEP))
         here = Path.cwd()
         _swept.append(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 

@@ -119,6 +119,14 @@ class _Numbered(pl.LightningDataModule, ABC):  # type: ignore[misc]
     def val_batch(self, number: int) -> Batch:
         """Validation batch `number`."""
 
+    @abstractmethod
+    def rows_of(self, number: int) -> list[int]:
+        """The rows of the train split in micro-batch `number`, in its order."""
+
+    @abstractmethod
+    def texts_of(self, rows: Sequence[int]) -> list[Any]:
+        """What some rows of the train split say, as their tokens tell it: to be looked at."""
+
     def train_dataloader(self) -> DataLoader[Batch]:
         rank, world = self._place()
         start = self.trainer.global_step * self.settings.accumulate if self.trainer is not None else 0
@@ -216,6 +224,13 @@ class MlmDataModule(_Numbered):
             batch["offsets"] = torch.from_numpy(layout.offsets[own])
         return batch
 
+    def rows_of(self, number: int) -> list[int]:
+        found: list[int] = self._windows["train"].text[self.plan.indices(number)].tolist()
+        return found
+
+    def texts_of(self, rows: Sequence[int]) -> list[Any]:
+        return [self.corpus.donor_tokenizer.decode(self._texts["train"][row].tolist()) for row in rows]
+
     def _packed(
         self,
         rows: Sequence[Rows],
@@ -299,6 +314,14 @@ class Seq2SeqDataModule(_Numbered):
         share, weight = share_of(pairs.target_lengths[rows], rank, world)
         whole = {"examples": len(rows), "tokens": pairs.tokens(rows)}
         return {**pairs.batch(rows[share]), **whole, "number": number, "weight": weight}
+
+    def rows_of(self, number: int) -> list[int]:
+        found: list[int] = self.plan.indices(number).tolist()
+        return found
+
+    def texts_of(self, rows: Sequence[int]) -> list[Any]:
+        decode, pairs = self.corpus.host_tokenizer.decode, self._pairs["train"]
+        return [[decode(side[row].tolist()) for side in (pairs.sources, pairs.targets)] for row in rows]
 
     def val_batch(self, number: int) -> Batch:
         """Validation batch `number`: always the same rows, with the same wrong sources."""

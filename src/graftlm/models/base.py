@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from typing import Any
@@ -18,6 +17,7 @@ from graftlm.models.optim import Part, build_optimizer, clip_in_step, end_step, 
 from graftlm.schema import OptimSettings
 
 _RANKS = 2**40  # the units that one device drops are not those of another
+EXPLODED = 1000.0  # nats a token; guessing from 250,000 tokens costs 12
 _STREAMS = 1_000_003  # keeps the seeds of two runs apart for as many micro-batches
 
 
@@ -85,16 +85,16 @@ class StageModule(pl.LightningModule, ABC):  # type: ignore[misc]
         """Checks, counts and logs a training loss, and hands it on.
 
         Raises:
-            TrainingError: the loss is not a number.
+            TrainingError: the loss is not a number, or has exploded.
         """
         loss = loss * batch["weight"] if self.trainer.world_size > 1 else loss
         value, flops = self._over_devices(float(loss.detach()), self.step_flops(batch))
         rate = self.optimizers().param_groups[0]["lr"]
-        if not math.isfinite(value):
+        if not value <= EXPLODED:
             raise TrainingError.at(
                 f"{self.stage}.lr",
                 self.settings.lr,
-                f"the loss of step {self.global_step} is {value} (the rate there: {rate:.3g})",
+                f"the loss of step {self.global_step} is {value:.5g} (the rate there: {rate:.3g})",
                 f"lower {self.stage}.lr, raise {self.stage}.warmup, or set {self.stage}.grad_clip=1",
             )
         self.examples_seen += batch["examples"]

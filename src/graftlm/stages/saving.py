@@ -64,11 +64,15 @@ class WholeFiles(TorchCheckpointIO):
         place = Path(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(place.name + ".tmp")
-        with temporary.open("wb") as handle:
-            torch.save(checkpoint, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(place)
+        try:
+            with temporary.open("wb") as handle:
+                torch.save(checkpoint, handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(place)
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # the part of it that a full disk took would keep it full
+            raise
 
 
 class Course(Callback):

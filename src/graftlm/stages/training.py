@@ -21,11 +21,12 @@ from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
 
 from graftlm import interrupt
 from graftlm.console import Advance, Progress
-from graftlm.errors import SettingsError
+from graftlm.errors import SettingsError, TrainingError
 from graftlm.jobs import Pruned, StageContext
 from graftlm.running import TrainerSettings
 from graftlm.schema import OptimSettings
 from graftlm.search.pruning import Watch
+from graftlm.stages.diverged import KeepBatch
 from graftlm.stages.memory import kept_heap
 from graftlm.stages.modes import modes
 from graftlm.stages.profiling import FOLDER as PROFILE
@@ -155,7 +156,7 @@ def fit(
     Raises:
         Pruned: `watch`, which is told each validation loss, says that it is hopeless.
         SettingsError: the trainer's device is not there.
-        TrainingError: the loss is not a number.
+        TrainingError: the loss is not a number, or has exploded.
         Interrupted: a signal asked to save and end.
     """
     trainer_settings = context.settings.trainer
@@ -169,6 +170,7 @@ def fit(
         if watch is not None:
             for step, loss in validation_losses(context.work):
                 watch(step, loss)
+    kept = KeepBatch(context.work, module.stage, context.leader)
     course = Course(
         checkpoint,
         validation_steps(optim, early_validation),
@@ -199,6 +201,7 @@ def fit(
             *callbacks,
             *([] if whole else [Gather(module.model)]),
             clock,
+            kept,
             ShowProgress(context.progress, label),
             course,
             *([GiveUp(watch, course)] if watch else []),
@@ -211,6 +214,8 @@ def fit(
     except StoppedError:
         interrupt.check()
         raise interrupt.Interrupted(signal.SIGTERM) from None  # another device heard it
+    except TrainingError as error:
+        raise kept.told(error) from error
     except SystemExit as leaving:
         if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit of its own
             raise leaving.__context__ from None
