@@ -35,11 +35,14 @@ def heartbeats(claim: Claim, stage: str, lease: float, watched: Watched) -> Iter
         content = {**identity(), "claim": claim.number, "stage": stage, "label": label, "done": done}
         content |= {"total": total, "time": round(time.time(), 1), "beat": f"{token[:8]}-{number}"}
         content |= {"seconds": round(seconds(), 3)}
+        target = heartbeat_file(claim.path)
+        temporary = target.with_name(f"{target.name}.{token[:8]}.tmp")
         with contextlib.suppress(OSError):
-            target = heartbeat_file(claim.path)
-            temporary = target.with_name(f"{target.name}.{token[:8]}.tmp")
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-            temporary.replace(target)
+            try:
+                temporary.write_text(json.dumps(content), encoding="utf-8")
+                temporary.replace(target)
+            except OSError:
+                temporary.unlink(missing_ok=True)
 
     def beats() -> None:
         number = 0

@@ -154,14 +154,12 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
         return result
 
     def end(status: str, error: str | None, **more: Any) -> Outcome:
-        """Where the record cannot be written, whatever became of the job, that is told in its place."""
+        """A job whose end cannot be written down has failed, with what failed before it or with that."""
         try:
             return write(status, error, **more)
         except OSError as failure:
-            fault = machine_error(failure, folder.absolute(), doing=f"writing {folder / RECORD}")
-            reason = str(fault or first_line(failure))
-            if status == "failed" and error:
-                reason = error if reason.partition(":")[0] == error.partition(":")[0] else f"{error}; {reason}"
+            fault = machine_error(failure, folder.absolute(), doing=f"{RECORD} was written")
+            reason = error if status == "failed" and error else str(fault or first_line(failure))
             return Outcome("failed", reason, tuple(stages), time.monotonic() - begun)
 
     with contextlib.suppress(GraftlmError):  # told by the stages, which need them

@@ -164,18 +164,26 @@ def task(config: Any) -> None:
     name = Path(found.sweep.dir).name if swept else folder.name
     outcome = Outcome("interrupted", None, (), 0.0)
     logging.raiseExceptions = False  # a log that cannot be written would tell that by tracebacks
+    hook, sys.unraisablehook = sys.unraisablehook, _log_ignored
     try:
         with contextlib.nullcontext() if _launch else listening(job.settings, Path(found.sweep.dir)):
             outcome = run_job(job, folder, launch.command, name, progress)
     except Exception as error:  # a mistake of ours: the other jobs of a sweep go on
         logging.getLogger(__name__).exception("%s: %s", label, title)
         outcome = Outcome("failed", bug(error, folder), (), 0.0)
+    finally:
+        if outcome.status == "failed":
+            _free()
+        sys.unraisablehook = hook
     _ended.append(outcome)
-    if outcome.status == "failed":
-        _free()
     progress.say(f"{label}: {title}: {describe(outcome)}" if _launch else describe(outcome))
     if not swept and outcome.status == "done":
         progress.say(f"record: {folder / RECORD}; compare with: graftlm report {folder}")
+
+
+def _log_ignored(ignored: Any) -> None:
+    """Errors that nobody can catch, of what is given up halfway: to the log."""
+    logging.getLogger(__name__).warning("ignored in %r", ignored.object, exc_info=ignored.exc_value)
 
 
 def _free() -> None:

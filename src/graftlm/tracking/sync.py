@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from graftlm.errors import ReportError, first_line
 from graftlm.store import MARKER
-from graftlm.tracking.wandb import read_note
+from graftlm.tracking.wandb import NOTE, read_note
 
 State = Literal["new", "sent", "running"]
 # who made an artifact is sent before those who use it: W&B takes the first who names one for its maker
@@ -36,7 +36,7 @@ _ANSWER = 10.0  # seconds for the server to say anything at all
 
 @dataclass(frozen=True)
 class OfflineRun:
-    """A run that W&B's SDK wrote to the disk."""
+    """A run that W&B's SDK wrote to the disk: an offline one, or one of ours online, which the server may lack parts of."""
 
     folder: Path
     file: Path
@@ -50,6 +50,11 @@ class OfflineRun:
 
     @property
     def sent(self) -> bool:
+        return self.marked or bool(self.note.get("sent"))
+
+    @property
+    def marked(self) -> bool:
+        """Whether W&B's own command has sent it."""
         return self.file.with_suffix(".wandb.synced").exists()
 
     @property
@@ -79,7 +84,7 @@ def _alive(note: dict[str, Any]) -> bool:
 
 
 def find(dirs: Sequence[Path]) -> list[OfflineRun]:
-    """The offline runs below some folders, in the order in which they are to be sent.
+    """The runs below some folders that are, or were, to be sent, in that order.
 
     Raises:
         ReportError: a folder is not there.
@@ -92,7 +97,8 @@ def find(dirs: Sequence[Path]) -> list[OfflineRun]:
             folder = Path(name)
             if MARKER in files:
                 inner.clear()  # an artifact of the store
-            if folder.name.startswith("offline-run-"):
+            ours = folder.name.startswith("run-") and NOTE in files
+            if ours or folder.name.startswith("offline-run-"):
                 inner.clear()
                 for file in sorted(folder.glob("run-*.wandb")):
                     found[file.resolve()] = OfflineRun(folder, file, read_note(folder))
@@ -179,7 +185,7 @@ def _send_batch(batch: Sequence[OfflineRun], patience: float, again: bool) -> It
                     last = time.monotonic()
             if ended:
                 process.wait()
-            for run in [run for run in waiting if run.sent]:
+            for run in [run for run in waiting if run.marked]:
                 waiting.remove(run)
                 last = time.monotonic()
                 yield run, None

@@ -22,6 +22,10 @@ T = TypeVar("T")
 _unreachable: list[str] = []  # why W&B's server was not reached, once this process has met it
 
 
+class LateError(Exception):
+    """W&B's server did not take all of a run in time; all of it is on the disk, and can be sent later."""
+
+
 class Sink(Protocol):
     """A tracker of metrics besides the JSON Lines."""
 
@@ -105,6 +109,10 @@ class Tracker:
                 call(sink)
             except Exception as error:
                 self._sinks.remove(sink)
+                if isinstance(error, LateError):
+                    _unreachable.append(str(error))
+                    self._progress.say(f"W&B: {error}")
+                    continue
                 name = type(sink).__name__.removesuffix("Sink")
                 self._progress.say(
                     f"{name}: failed and is left out from here on ({first_line(error)}); the run goes on"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import graftlm
 from graftlm.errors import first_line
 from graftlm.tracking import cells, lineage
+from graftlm.tracking.tracker import LateError
 
 if TYPE_CHECKING:
     from graftlm.jobs import StageContext
@@ -36,6 +37,8 @@ GOALS = {
 }
 _KEPT_BEST = ("val/loss", "val/gap", "val/chrf", "val/accuracy")
 _PATIENCE = 30.0  # seconds for the server to answer at the start of a run
+_TAKEN = 60.0  # seconds for it to take the rest of a run at its end; W&B itself would wait for ever
+_TAKEN_FILES = 3600.0  # with the files of models
 
 
 class WandbSink:
@@ -137,15 +140,19 @@ def start(
         mode=mode,
         config={**config, "sweep": sweep, "graftlm": graftlm.__version__, "goals": GOALS},
         reinit="finish_previous",
-        settings=wandb.Settings(console="off", init_timeout=_PATIENCE),
+        settings=wandb.Settings(
+            console="off",
+            init_timeout=_PATIENCE,
+            finish_timeout=_TAKEN_FILES if logger.log_models == "files" else _TAKEN,
+            finish_timeout_raises=True,
+        ),
     )
     try:
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
         for metric in _KEPT_BEST:
             run.define_metric(metric, step_metric=STEP, summary="min" if GOALS[metric] == "minimize" else "max")
-        if mode == "offline":
-            _write_note(run, {"name": name, "stage": job_type, "group": group, "project": logger.project})
+        _write_note(run, {"name": name, "stage": job_type, "group": group, "project": logger.project, "mode": mode})
     except Exception:
         run.finish(exit_code=1)
         raise
@@ -153,12 +160,25 @@ def start(
 
 
 def finish(run: Any, exit_code: int) -> None:
-    """Close a run, and note beside an offline one that it has ended."""
+    """Close a run, and note beside it that it has ended, and whether the server has all of it.
+
+    Raises:
+        LateError: it did not take all in time.
+    """
     folder = Path(run.dir).parent
-    run.finish(exit_code=exit_code)
+    try:
+        run.finish(exit_code=exit_code)
+    except TimeoutError as error:
+        _end_note(folder, exit_code, sent=False)
+        place = folder.parent.parent  # the folder that was logger.dir
+        raise LateError(f"the server has not taken all of this run; `graftlm wandb sync {place}` sends it") from error
+    _end_note(folder, exit_code, sent=True)
+
+
+def _end_note(folder: Path, exit_code: int, sent: bool) -> None:
     note = read_note(folder)
     if note:
-        _note(folder, {**note, "exit_code": exit_code})
+        _note(folder, {**note, "exit_code": exit_code, "sent": sent and note.get("mode") == "online"})
 
 
 def _write_note(run: Any, about: Mapping[str, Any]) -> None:
@@ -170,7 +190,7 @@ def _note(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def read_note(folder: Path) -> dict[str, Any]:
-    """What was noted beside an offline run; empty where it is none of ours."""
+    """What was noted beside a run; empty where it is none of ours."""
     try:
         found = json.loads((folder / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
