@@ -1,5 +1,5 @@
-"""Real commands in real processes, forked with the libraries loaded, and what a fault must leave: a store that is whole,
-and a command that, given again, ends with the bits of a run that nothing disturbed."""
+"""Real commands in real processes, forked with the libraries loaded; and what a fault must leave: a whole store, and a
+command that, given again, ends with the bits of a run that nothing disturbed."""
 
 from __future__ import annotations
 
