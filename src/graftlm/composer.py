@@ -24,7 +24,7 @@ PURE = re.compile(r"oc\.(env|select|decode|create|deprecated|dict\.(keys|values)
 
 
 def hydra_compose(overrides: Sequence[str]) -> Any:
-    """What Hydra composes, its own part included; its one bare error, of `group=5`, becomes one of its own.
+    """What Hydra composes, its own part included; its bare errors, of `group=5` or `group=[[]]`, become its own.
 
     Raises:
         SettingsError: Hydra would make something of it that is not in the list (`graftlm.guard`).
@@ -32,6 +32,7 @@ def hydra_compose(overrides: Sequence[str]) -> Any:
     from hydra import compose
     from hydra.errors import ConfigCompositionException
 
+    from graftlm.errors import GraftlmError, first_line
     from graftlm.explain import mistakes
     from graftlm.guard import check_hydra, keep_secrets
 
@@ -40,10 +41,11 @@ def hydra_compose(overrides: Sequence[str]) -> Any:
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
         check_hydra(config)
         return config
-    except ValueError as error:
-        if isinstance(error, mistakes()):
+    except Exception as error:
+        if isinstance(error, (GraftlmError, *mistakes())):
             raise
-        raise ConfigCompositionException(str(error)) from error
+        what = str(error) if isinstance(error, ValueError) else f"cannot be composed ({first_line(error)})"
+        raise ConfigCompositionException(what) from error
 
 
 class Composer:

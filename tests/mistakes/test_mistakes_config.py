@@ -221,6 +221,7 @@ MISTAKES = [
     ),
     Mistake("a launcher that is none", (*SMOKE, "hydra/launcher=nope"), "hydra/launcher", ("nope",)),
     Mistake("a setting of Hydra that is none", (*SMOKE, "hydra.rum.dir=x"), "hydra.rum.dir", ("is no setting",)),
+    Mistake("a list for a choice", (*SMOKE, "mask=[[]]"), "mask=[[]]", ("cannot be composed",)),
     Mistake("an empty override", (*SMOKE, ""), "override", ("key=value",)),
     Mistake("an override of nothing", (*SMOKE, "=5"), "override", ("key=value",)),
     Mistake("a letter that no terminal shows", (*SMOKE, "mask=\x1b[31mr15"), "\\x1b", ("",)),

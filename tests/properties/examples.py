@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import string
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 _SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-def examples(count: int) -> settings:
-    return settings(max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=_SHARED)
+def examples(count: int, simpler: bool = True) -> settings:
+    """`simpler`: where an example fails, a simpler one is looked for, which takes many more of them."""
+    phases = [Phase.explicit, Phase.generate, *([Phase.shrink] if simpler else [])]
+    return settings(
+        max_examples=count, phases=phases, derandomize=True, deadline=None, database=None, suppress_health_check=_SHARED
+    )
 
 
 # any value that JSON and YAML have, a few levels deep

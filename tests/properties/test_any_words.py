@@ -41,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@examples(12)
+@examples(12, simpler=False)
 @given(words=st.lists(WORDS, min_size=1, max_size=2), many=st.booleans())
 def test_any_words(
     tmp_path_factory: Any, cache: Path, words: list[str], many: bool, capsys: pytest.CaptureFixture[str]
