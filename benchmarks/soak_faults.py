@@ -96,7 +96,7 @@ class Soak:
         mount("-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(store))
         codes = [self.end(start(folder, self.words))[0]]
         told = self.said(folder)
-        if "No space left on device" not in told:
+        if "no space left on device" not in " ".join(told.lower().split()):
             raise WrongError(f"the disk of {room} bytes was full, and it was not told: {told}")
         mount("-o", f"remount,size={20 * size}", str(store))
         return codes, f"{room / 1e6:.2f} of {size / 1e6:.2f} MB"

@@ -144,6 +144,52 @@ def test_an_unfinished_graft_in_a_shared_store(tmp_path: Path, trap: Path) -> No
     assert not trap.exists()
 
 
+def test_an_unfinished_training_in_a_shared_store(tmp_path: Path, trap: Path) -> None:
+    """A training's checkpoint: graftlm looks into it first, Lightning loads it then; neither runs what it holds."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.demos.boring_classes import BoringModel
+
+    from graftlm.stages.saving import CHECKPOINT, saved
+
+    said: list[str] = []
+
+    class Progress:
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    file = tmp_path / CHECKPOINT
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"global_step": 3, "callbacks": Trap(trap)}, file)
+    trainer = pl.Trainer(
+        max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False
+    )
+    with pytest.raises(pickle.UnpicklingError):
+        trainer.fit(BoringModel(), ckpt_path=str(file), weights_only=True)
+    progress: Any = Progress()
+    assert saved(tmp_path, progress) is None
+    assert len(said) == 1
+    assert not file.exists(), "it is left out and the training begins anew"
+    assert not trap.exists()
+
+
+def test_a_data_set_with_a_script(tmp_path: Path, trap: Path) -> None:
+    from graftlm.data.settings import Columns, HubData
+    from graftlm.data.sources import check_source, open_source
+
+    folder = tmp_path / "nice"
+    folder.mkdir()
+    chosen = HubData("hub", "hub", dataset=str(folder), columns=Columns(), source_lang="en_XX")
+    (folder / "nice.py").write_text(f"open({str(trap)!r}, 'w')\n")
+    rows = [{"text": f"text number {number}", "summary": f"summary {number}"} for number in range(30)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (problem,) = check_source(chosen)
+    assert "found nice.py" in str(problem)
+    (folder / "nice.py").rename(folder / "other.py")  # one of another name is a file among others
+    assert check_source(chosen) == []
+    assert len(list(open_source(chosen).pairs())) == 30
+    assert not trap.exists()
+
+
 def test_a_search_whose_storage_holds_a_pickle(tmp_path: Path, trap: Path) -> None:
     """Optuna keeps the state of CMA-ES as a pickle in the study, which others may write to."""
     from graftlm.errors import SettingsError
