@@ -68,6 +68,18 @@ def test_artifacts_with_their_users_and_what_they_are_for(tmp_path: Path) -> Non
     assert described(found["evaluate"], keys) == "naive · token 0.3 · seed 4+2 · pico · files"
 
 
+def test_what_is_not_finished_tells_whom_it_is_for(tmp_path: Path) -> None:
+    """A job that was killed in it, or that its graft was refused to, has it among what it planned, not what it used."""
+    (tmp_path / "store" / "finetune" / f"{FINETUNE.key}.partial").mkdir(parents=True)
+    make(tmp_path / "store", CORPUS)
+    record(tmp_path / "runs" / "0", CORPUS, status="failed", planned=[CORPUS.key, FINETUNE.key])
+    record(tmp_path / "runs" / "1", status="failed", planned=None)
+    found = by_stage(take(tmp_path / "store", [tmp_path / "runs"]))
+    assert [len(item.uses) for item in found.values()] == [1, 1]
+    assert not found["finetune"].finished
+    assert described(found["finetune"], {}) == "naive · pico · files"
+
+
 def test_runs_named_twice_count_once(tmp_path: Path) -> None:
     record(tmp_path / "runs" / "a", CORPUS)
     assert len(find_uses([tmp_path / "runs", tmp_path / "runs" / "a"], tmp_path / "store")) == 1

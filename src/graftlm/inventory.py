@@ -45,6 +45,12 @@ class Use:
         return {str(stage.get("key")) for stage in self.stages}
 
     @property
+    def planned(self) -> set[str]:
+        """Keys of all the stages that it goes through, of which it may not have come to some."""
+        found = self.record.get("planned")
+        return {str(key) for key in found} if isinstance(found, list) else set()
+
+    @property
     def running(self) -> bool:
         """Whether its end was never written: it runs, or was killed."""
         return self.record.get("status") == RUNNING
@@ -112,19 +118,24 @@ def take(store: Path, runs: Sequence[Path]) -> list[Artifact]:
         remedy = "name it with --store, or run from the folder in which the sweeps were started"
         raise StoreError.at("--store", store, "no such folder", remedy)
     users: dict[str, list[Use]] = {}
+    wanted: dict[str, list[Use]] = {}  # of what is not finished, no record says that a job used it
     for use in find_uses(runs, store):
         for key in use.keys:
             users.setdefault(key, []).append(use)
+        for key in use.planned:
+            wanted.setdefault(key, []).append(use)
     found: list[Artifact] = []
     for stage in VERSIONS:
         for path in sorted((store / stage).glob("*")):
             if path.is_dir() and path.suffix in ("", PARTIAL, DAMAGED):
-                found.append(_artifact(stage, path, users))
+                found.append(_artifact(stage, path, users, wanted))
     order = list(VERSIONS)
     return sorted(found, key=lambda item: (order.index(item.stage), item.made, item.key))
 
 
-def _artifact(stage: str, path: Path, users: Mapping[str, Sequence[Use]]) -> Artifact:
+def _artifact(
+    stage: str, path: Path, users: Mapping[str, Sequence[Use]], wanted: Mapping[str, Sequence[Use]]
+) -> Artifact:
     key = path.name.partition(".")[0]  # KEY.2.partial is of a second holder, KEY.ab12.damaged was put aside
     finished = not path.suffix
     marker: Mapping[str, Any] = {}
@@ -137,7 +148,8 @@ def _artifact(stage: str, path: Path, users: Mapping[str, Sequence[Use]]) -> Art
     size = sum(status.st_size for _, status in files)
     marked = next((status.st_mtime for file, status in files if file == path / MARKER), None)
     made = marked if finished and marked is not None else max([path.stat().st_mtime, *(s.st_mtime for _, s in files)])
-    return Artifact(stage, key, path, finished, marker, size, made, tuple(users.get(key, ())))
+    uses = (not finished and wanted.get(key)) or users.get(key, ())
+    return Artifact(stage, key, path, finished, marker, size, made, tuple(uses))
 
 
 def _files(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
