@@ -81,7 +81,11 @@ def test_damaged_records_are_warnings(fake_sweep, fake_arm):
     text = "\n".join(found.warnings)
     for words in ("cannot be read", "is no record of a job", "no val/loss", "damaged line", "not a number"):
         assert words in text
-    assert [item["error"] for item in found.failed] == ["TrainingError: the loss is not a number"]
+    assert [item["error"] for item in found.failed] == [
+        "TrainingError: the loss is not a number",
+        "it diverged: a validation loss is not a number",
+    ]
+    assert [run.finetune_seed for run in found.arms[0].runs] == [2], "its last finite loss is not what it came to"
 
 
 def test_nothing_to_report(tmp_path):

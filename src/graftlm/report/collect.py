@@ -106,9 +106,10 @@ def collect(dirs: Sequence[Path], primary: str | None = None, contrasts: Sequenc
     done = [job for job in jobs if job.record.get("status") == "done"]
     settings = jobs[-1].flat
     declared = list(dict.fromkeys(str(job.flat.get("report.primary", "auc")) for job in jobs))
+    failed = [_ended_early(job) for job in jobs if job.record.get("status") not in ("done", "pruned")]
     return Collection(
-        arms=_arms(done, warnings),
-        failed=[_ended_early(job) for job in jobs if job.record.get("status") not in ("done", "pruned")],
+        arms=_arms(done, warnings, failed),
+        failed=failed,
         pruned=[_ended_early(job) for job in jobs if job.record.get("status") == "pruned"],
         searches=sorted({str(job.flat["search.sampler"]) for job in jobs if job.flat.get("search.sampler")}),
         pruning=any(job.flat.get("search.sampler") and job.flat.get("search.pruner.kind") != "none" for job in jobs),
@@ -137,19 +138,21 @@ def _contrasts(jobs: Sequence[Job], asked: Sequence[tuple[str, str]]) -> list[tu
     return [(first, second, late) for (first, second), late in found.items()]
 
 
-def _ended_early(job: Job) -> dict[str, Any]:
+def _ended_early(job: Job, error: str = "") -> dict[str, Any]:
     return {
         "job": str(job.path.parent),
         "arm": job.transfer,
         "finetune_seed": job.seed("finetune"),
         "pretrain_seed": job.seed("pretrain"),
-        "error": str(job.record.get("error") or "no error was recorded: it may have been killed"),
+        "error": error or str(job.record.get("error") or "no error was recorded: it may have been killed"),
         "command": str(job.record.get("command", "")),
         "overrides": " ".join(job.record["overrides"]),
     }
 
 
-def _arms(jobs: Sequence[Job], warnings: list[str]) -> list[Arm]:
+def _arms(jobs: Sequence[Job], warnings: list[str], failed: list[dict[str, Any]]) -> list[Arm]:
+    """The arms of jobs that were done; a run that diverged after its last step, or between two, is added to `failed`:
+    what its curve was before would stand for what it came to."""
     grouped: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         grouped[plain([job.transfer, job.identity()])].append(job)
@@ -178,7 +181,10 @@ def _arms(jobs: Sequence[Job], warnings: list[str]) -> list[Arm]:
                     )
                 continue
             seen[place] = run.key
-            arm.runs.append(run)
+            if run.diverged:
+                failed.append(_ended_early(job, "it diverged: a validation loss is not a number"))
+            else:
+                arm.runs.append(run)
         if not arm.runs:
             continue
         arm.runs.sort(key=lambda run: (run.finetune_seed, run.pretrain_seed or 0))
