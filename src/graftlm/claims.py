@@ -252,11 +252,7 @@ def _create(
     descriptor = _open_new(temporary)
     try:
         _lock(descriptor)  # before it has its name: nobody ever sees it unlocked
-        try:
-            os.write(descriptor, content)
-        except OSError:  # the disk is full
-            _close(descriptor)
-            raise
+        os.write(descriptor, content)
         try:
             os.link(temporary, file)
         except FileExistsError:

@@ -16,13 +16,17 @@ from typing import Any
 
 
 class Double(ThreadingHTTPServer):
-    """`asked`: names and variables of what was asked, in order. `refuses`: the HTTP code of all answers, or 200."""
+    """`asked`: names and variables of what was asked, in order. `refuses`: the HTTP code of all answers, or 200.
+
+    `gone`: it hangs up on whoever asks, as a server behind a network that is cut.
+    """
 
     daemon_threads = True
 
     def __init__(self, refuses: int = 200):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.refuses = refuses
+        self.gone = False
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     @property
@@ -53,6 +57,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.server.gone:
+            self.close_connection = True
+            return
         data: Any = {}
         if self.path == "/graphql":
             query = json.loads(body)

@@ -36,7 +36,7 @@ _ANSWER = 10.0  # seconds for the server to say anything at all
 
 @dataclass(frozen=True)
 class OfflineRun:
-    """A run that W&B's SDK wrote to the disk: an offline one, or an online one that the server may lack parts of."""
+    """A run that W&B's SDK wrote to the disk: an offline one, or one of ours that was online and may lack its end."""
 
     folder: Path
     file: Path
