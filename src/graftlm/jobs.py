@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from graftlm.compose import Job
 from graftlm.console import Progress, Watched
 from graftlm.errors import GraftlmError, MachineError, first_line
 from graftlm.faults import limit_reached, machine_error
+from graftlm.loading import load
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
 from graftlm.search.pruning import tell_curve
@@ -230,7 +230,7 @@ def _run_stages(job: Job, folder: Path, sweep: str, progress: Progress, stages: 
 
                 run_on_devices(key.stage, context)
             else:
-                import_module(f"graftlm.stages.{key.stage}").run(context)
+                load(f"graftlm.stages.{key.stage}").run(context)
 
         doing = f"{key.stage} {key.key[:8]} was made"
         try:

@@ -18,7 +18,6 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from graftlm import errors, interrupt
 from graftlm.console import Silent, Watched, progress_for_terminal
 from graftlm.environment import environment
 from graftlm.jobs import Labels, Pruned, StageContext
+from graftlm.loading import load
 from graftlm.running import TrainerSettings
 from graftlm.schema import Settings
 from graftlm.stages import relay
@@ -144,7 +144,7 @@ def main(request: Path) -> int:
     try:
         watch = relay.told(request.with_name(_PROGRESS), progress) if rank == 0 else nullcontext()
         with interrupt.handled(context.settings.trainer.signals), watch:
-            import_module(f"graftlm.stages.{asked['stage']}").run(context)
+            load(f"graftlm.stages.{asked['stage']}").run(context)
     except errors.GraftlmError as error:
         problems = [{**dataclasses.asdict(problem), "value": str(problem.value)} for problem in error.problems]
         write_json(request.with_name(f"error.{rank}.json"), {"kind": type(error).__name__, "problems": problems})
