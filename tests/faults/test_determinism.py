@@ -14,7 +14,7 @@ FREE = ("trainer.num_workers=2", "store.dir=../elsewhere/store", "finetune.check
 
 
 def test_a_fresh_process_elsewhere_with_workers_and_another_order_of_hashes(calm: Path, tmp_path: Path) -> None:
-    """With packed rows, masks and dropout; settings that are none of the outcome are others, the corpus is made anew."""
+    """With packed rows, masks and dropout; settings that do not touch the outcome are others, the corpus is new."""
     words = [word for word in PICO if not word.startswith("finetune.checkpoint_interval")]
     (tmp_path / "here").mkdir()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "LC_ALL": "C"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from aftermath import PICO, clear
+from aftermath import PICO, clear, differences
 
 
 def test_file_handles_that_run_out(forge: Any, mends: Any, tokenised: Path) -> None:
