@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+LONG = bool(os.environ.get("GRAFTLM_SOAK"))
 PICO = (
     "run", "experiment=smoke", "trainer=cpu", "trainer.threads=1", "data.max_pairs=120", "data.max_texts=200",
     "model.vocab_size=500", "pretrain.max_steps=6", "pretrain.checkpoint_interval=2", "pretrain.val_interval=3",

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from aftermath import PICO, differences
+import pytest
+from aftermath import LONG, PICO, differences
 
 FREE = ("trainer.num_workers=2", "store.dir=../elsewhere/store", "finetune.checkpoint_interval=1")
 
 
 def test_a_fresh_process_elsewhere_with_workers_and_another_order_of_hashes(calm: Path, tmp_path: Path) -> None:
-    """With packed rows, masks and dropout; settings that do not touch the outcome are others, the corpus is new."""
+    """With packed rows, masks and dropout; settings that are none of the outcome are others; all is made anew."""
     words = [word for word in PICO if not word.startswith("finetune.checkpoint_interval")]
     (tmp_path / "here").mkdir()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
@@ -26,6 +27,7 @@ def test_a_fresh_process_elsewhere_with_workers_and_another_order_of_hashes(calm
     assert differences(calm, tmp_path / "elsewhere") == []
 
 
+@pytest.mark.skipif(not LONG, reason="the short form is in tests/stages/test_saving.py and tests/test_kills.py")
 def test_resumed_at_each_checkpoint(forge: Any, calm: Path, tokenised: Path) -> None:
     """Each process does two steps and is killed: what it has drawn, counted and packed is not with the next one."""
     kill = (

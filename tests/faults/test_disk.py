@@ -26,7 +26,7 @@ def test_a_full_disk_in_training_and_in_front_of_it(forge: Any, calm: Path, mend
         clear(forge.run(tmp_path, "run", "-m", *PICO[1:]), "no space left on device (0 bytes free) while the sweep")
         (tmp_path / "multirun" / "ballast").unlink()
         subprocess.run(["mount", "-o", "remount,size=30m", str(tmp_path / "multirun")], check=True)
-        mends(tmp_path)
+        mends(tmp_path, always=True)
         last = json.loads(max(tmp_path.glob("multirun/2*/job.json")).read_text())
         assert [stage["reused"] for stage in last["stages"]] == [True, True, True, False, False]
 

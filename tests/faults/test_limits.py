@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ def test_file_handles_that_run_out(forge: Any, mends: Any, tokenised: Path) -> N
     mends(tokenised)
 
 
-def test_an_arm_without_memory_leaves_the_others_theirs(forge: Any, calm: Path, tokenised: Path) -> None:
-    ended = forge.run(tokenised, "run", "-m", *PICO[1:], "model.donor.ffn=8000000,64", limits={"memory": 1_000_000_000})
+def test_an_arm_without_memory_leaves_the_others_theirs(forge: Any, calm: Path, tmp_path: Path) -> None:
+    for stage in ("corpus", "pretrain", "graft"):  # of the second arm, which is to fine-tune
+        shutil.copytree(calm / "multirun/store" / stage, tmp_path / "multirun/store" / stage)
+    ended = forge.run(tmp_path, "run", "-m", *PICO[1:], "model.donor.ffn=8000000,64", limits={"memory": 1_000_000_000})
     line = clear(ended, "model.donor.ffn=8000000: failed (", "memory: is exhausted while pretrain ")
     assert "(1 GB were asked for)" in line
     assert "trainer.checkpointing=true" in line
     assert ended.code == 1
     assert any("1 done, 1 failed" in line for line in ended.lines)
-    left = [line for line in differences(calm, tokenised) if not line.endswith((".claim-1", ".holder"))]
+    left = [line for line in differences(calm, tmp_path) if not line.endswith((".claim-1", ".holder"))]
     assert left == [], "the other arm was done, with its bits"
