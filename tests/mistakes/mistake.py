@@ -25,7 +25,8 @@ FILES = (*SMOKE, "data=files")
 # what a job leaves that fails over what only the whole text can tell: its record, what Hydra composed, the log; and who
 # began to build
 LEFT = re.compile(
-    r"multirun/[^/]+/(job\.json|environment\.json|graftlm\.log|\.hydra/.*)|multirun/store/corpus/\w+\.(claim-\d+|holder)"
+    r"multirun/[^/]+/(job\.json|environment\.json|(graftlm|launcher)\.log|\.hydra/.*)"
+    r"|multirun/store/corpus/\w+\.(claim-\d+|holder)"
 )
 
 

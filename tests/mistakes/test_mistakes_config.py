@@ -217,7 +217,8 @@ MISTAKES = [
         "a folder for jobs that cannot be",
         (*SMOKE, "hydra.run.dir=/dev/null/x"),
         "/dev/null/x",
-        ("name another folder",),
+        ("Not a directory",),
+        late=True,  # Hydra makes it
     ),
     Mistake("a launcher that is none", (*SMOKE, "hydra/launcher=nope"), "hydra/launcher", ("nope",)),
     Mistake("a setting of Hydra that is none", (*SMOKE, "hydra.rum.dir=x"), "hydra.rum.dir", ("is no setting",)),
