@@ -40,7 +40,7 @@ RIGHT = {
     "flip": (0,),
     "lost": (0,),
     "vanish": (0, 1, 2),
-    "stop": (0, 128 + signal.SIGTERM, 128 + signal.SIGINT),
+    "stop": (0, 128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM),  # the last: before any job began
 }
 
 
