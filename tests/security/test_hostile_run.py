@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from warm import graftlm
+
 SECRETS = {
     "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
     "HF_TOKEN": "hf_SecretSecretSecretSecret",
@@ -55,26 +57,21 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     (folder / "theirs" / "data").mkdir(parents=True)
     data = {"name": f"theirs {HTML}", "kind": "files", "train": [NAME], "source_lang": "en_XX", "target_lang": "en_XX"}
     (folder / "theirs" / "data" / "mine.yaml").write_text(json.dumps(data | {"columns": {"group": "group"}}))
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "graftlm", "run", "-m", "--config-dir", "theirs", "experiment=smoke", "data=mine"),
-            *("transfer=embeddings", "trainer=cpu", "logger=wandb", "logger.mode=offline", "model.vocab_size=320"),
-            *("pretrain.max_steps=2", "pretrain.val_interval=2", "finetune.max_steps=2", "finetune.val_interval=2"),
-            *("evaluate.max_pairs=8", "evaluate.max_new_tokens=8"),
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("WANDB")},
-            **{"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GRAFTLM_CACHE": str(folder / "cache")},
-            **{"WANDB_CONFIG_DIR": str(folder / "w1"), "WANDB_CACHE_DIR": str(folder / "w2")},
-            **{"WANDB_DATA_DIR": str(folder / "w3"), "WANDB_ERROR_REPORTING": "false", "HOME": str(folder / "home")},
-            **SECRETS,
-            **UNASKED,
-        },
-    )
+    words = [
+        *("run", "-m", "--config-dir", "theirs", "experiment=smoke", "data=mine", "transfer=embeddings", "trainer=cpu"),
+        *("logger=wandb", "logger.mode=offline", "model.vocab_size=320", "pretrain.max_steps=2"),
+        *("pretrain.val_interval=2", "finetune.max_steps=2", "finetune.val_interval=2", "evaluate.max_pairs=8"),
+        "evaluate.max_new_tokens=8",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB")]:
+            patch.delenv(name)
+        places = {"GRAFTLM_CACHE": "cache", "HOME": "home", "WANDB_CONFIG_DIR": "w1", "WANDB_CACHE_DIR": "w2"}
+        for name, place in (places | {"WANDB_DATA_DIR": "w3"}).items():
+            patch.setenv(name, str(folder / place))
+        for name, value in ({"WANDB_ERROR_REPORTING": "false"} | SECRETS | UNASKED).items():
+            patch.setenv(name, value)
+        result = graftlm(folder, *words)
     assert result.returncode == 0, result.stderr + result.stdout
     return folder, result
 
