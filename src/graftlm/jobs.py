@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from graftlm import interrupt, provenance
+from graftlm.bugs import clean
 from graftlm.compose import Job
 from graftlm.console import Progress, Watched
 from graftlm.errors import GraftlmError, MachineError, first_line
@@ -110,7 +111,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def bug(error: BaseException, folder: Path) -> str:
     """What a user is told of a mistake of ours."""
-    return f"{type(error).__name__}: {error}; please report it with {folder / 'graftlm.log'}"
+    return f"{clean(f'{type(error).__name__}: {error}')}; please report it with {folder / 'graftlm.log'}"
 
 
 def run_job(job: Job, folder: Path, command: str, sweep: str, progress: Progress) -> Outcome:

@@ -14,6 +14,7 @@ from graftlm.cli import main
 from graftlm.console import Bars, Lines, tell
 from graftlm.errors import Problem, StoreError, first_line, printable
 from graftlm.export import export
+from graftlm.jobs import bug
 from graftlm.report import build_report
 from graftlm.store import MARKER, StageKey, Store, file_digest
 
@@ -48,6 +49,15 @@ def test_errors() -> None:
     told = first_line(OSError("cannot reach https://user:hunter2@mirror.example.org/simple"))
     assert told == "cannot reach https://***@mirror.example.org/simple"
     assert printable("as it was: a:b@c") == "as it was: a:b@c"
+
+
+def test_a_mistake_of_ours_is_recorded_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words go into the job's record and from there into reports; they may be those of any library."""
+    monkeypatch.setenv("HF_TOKEN", "hf_SecretSecretSecret")
+    told = bug(ValueError("401 for https://me:hunter2@example.org with Bearer hf_SecretSecretSecret"), Path("x"))
+    assert told.startswith("ValueError: 401 for https://***@example.org with ")
+    assert "Secret" not in told
+    assert told.endswith("; please report it with x/graftlm.log")
 
 
 def test_a_mistake_on_the_command_line(
