@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from graftlm.data.inspect import quantiles, show
-from graftlm.data.settings import FilesData
+from graftlm.data.settings import Columns, FilesData
 from graftlm.errors import DataError
 
 
@@ -18,10 +18,15 @@ def shown(settings: FilesData, rows: int) -> str:
 
 def test_counts_lengths_samples_and_dropped_rows(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
-    rows = [{"text": f"[bold]text[/nope] \x1b[31m number {n % 90}", "summary": f"[red]{n % 90}"} for n in range(100)]
+    rows = [
+        {"text": f"[bold]text[/nope] \x1b[31m number {n % 90}", "summary": f"[red]{n % 90}", "group": f"\x1b[2J[b]{n}"}
+        for n in range(100)
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    out = shown(FilesData("mine", "files", train=[str(file)], source_lang="de_DE"), 2)
-    assert "mine (files, summarization)" in out
+    columns = Columns(group="group")
+    out = shown(FilesData("mine\x1b[31m", "files", train=[str(file)], source_lang="de_DE", columns=columns), 2)
+    assert "mine·[31m (files, summarization)" in out
+    assert "·[2J[b]" in out
     assert "de_DE" in out
     assert "pairs of train that repeat another" in out
     assert "[bold]text[/nope] ·[31m number" in out, "markup and control characters are shown, not obeyed"

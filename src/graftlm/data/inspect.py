@@ -30,7 +30,7 @@ def show(settings: DataSettings, rows: int, console: Console) -> None:
     if problems:
         raise DataError(problems)
     prepared = prepare(open_source(settings), settings, progress_for_terminal())
-    console.print(f"[bold]{escape(settings.name)}[/bold] ({escape(settings.kind)}, {escape(settings.task)})")
+    console.print(f"[bold]{_shown(settings.name)}[/bold] ({escape(settings.kind)}, {escape(settings.task)})")
     console.print(_counts(prepared))
     console.print(_lengths(prepared))
     if prepared.dropped:
@@ -93,7 +93,7 @@ def _dropped(dropped: dict[str, int]) -> Table:
     table = Table("dropped", "rows", title="dropped", title_justify="left")
     table.columns[1].justify = "right"
     for reason, count in dropped.items():
-        table.add_row(escape(reason), f"{count:,}")
+        table.add_row(_shown(reason), f"{count:,}")
     return table
 
 
@@ -101,7 +101,7 @@ def _samples(prepared: Prepared, rows: int, console: Console) -> None:
     for split in SPLITS:
         console.print(f"\n[bold]{split}[/bold]")
         for pair in draw(prepared.pairs[split], rows):
-            console.print(f"[dim]{escape(pair.group)} · {_languages(pair)}[/dim]", highlight=False)
+            console.print(f"[dim]{_shown(pair.group)} · {_languages(pair)}[/dim]", highlight=False)
             console.print(f"  source  {_shown(pair.source)}", highlight=False)
             console.print(f"  target  [green]{_shown(pair.target)}[/green]", highlight=False)
     console.print("\n[bold]texts of train[/bold]")
@@ -110,7 +110,7 @@ def _samples(prepared: Prepared, rows: int, console: Console) -> None:
 
 
 def _text(text: Text, console: Console) -> None:
-    console.print(f"[dim]{escape(text.group)} · {text.lang}[/dim]  {_shown(text.text)}", highlight=False)
+    console.print(f"[dim]{_shown(text.group)} · {text.lang}[/dim]  {_shown(text.text)}", highlight=False)
 
 
 def _shown(text: str) -> str:
