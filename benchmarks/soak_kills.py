@@ -38,6 +38,17 @@ WORDS = [
     "finetune.generate_pairs=2", "evaluate.max_pairs=8",
 ]  # fmt: skip
 
+# of the long form: a graft that is killed in its own trainings
+TRAINED = """
+name: trained
+steps:
+  - step: embeddings
+  - {step: encoder, tokens: 3000}
+  - {step: distill, steps: 12}
+  - {step: denoise, steps: 24, encoder_lr: 0.5, batch_tokens: 512}
+control: true
+"""
+
 
 def start(folder: Path, words: list[str]) -> int:
     """The command in a process group of its own; its id."""
@@ -106,7 +117,8 @@ def under_way(folder: Path) -> str:
     for partial in sorted(folder.glob("multirun/store/*/*.partial")):
         metrics = partial / "metrics.jsonl"
         steps = metrics.read_text().count("\n") if metrics.exists() else 0
-        found.append(f"{partial.parent.name} ({steps} lines)" if steps else partial.parent.name)
+        kept = [f"{steps} lines"] if steps else [path.stem for path in partial.glob("scratch/*.pt")]
+        found.append(f"{partial.parent.name} ({', '.join(kept)})" if kept else partial.parent.name)
     return ", ".join(found) or "nothing"
 
 
@@ -169,7 +181,12 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     draw = random.Random(seed)
     root = options.keep or Path(tempfile.mkdtemp(prefix="soak-"))
-    sweep = ["transfer=none,embeddings", f"finetune.seed={'1' if options.short else '1,2'}"]
+    sweep = ["transfer=none,embeddings", "finetune.seed=1"]
+    if not options.short:
+        folder = root.absolute() / "groups" / "transfer"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "trained.yaml").write_text(TRAINED, encoding="utf-8")
+        sweep = ["--config-dir", str(folder.parent), "transfer=none,embeddings,trained", "finetune.seed=1,2"]
     words = [*WORDS, *sweep, f"trainer.num_workers={options.workers}"]
     load()
     begun = time.monotonic()
@@ -238,6 +255,9 @@ def load() -> None:
 
     import torch
 
+    from graftlm.transfer import halfway
+
+    halfway.EVERY = 0.1  # seconds: a kill finds something to go on from
     torch.set_num_threads(1)
     for name in (
         "hydra", "pytorch_lightning", "sacrebleu", "rouge_score.rouge_scorer", "graftlm.report",
