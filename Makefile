@@ -37,6 +37,7 @@ SOAK_MINUTES ?= 55
 soak: $(INSTALLED) ## kills, races and faults over a sweep, compared with one that nothing disturbed (SOAK_MINUTES=55)
 	@$(BIN)/python benchmarks/soak_kills.py --kills 50 --minutes $$(( $(SOAK_MINUTES) * 2 / 3 ))
 	@$(BIN)/python benchmarks/soak_faults.py --minutes $$(( $(SOAK_MINUTES) / 3 ))
+	@$(BIN)/python benchmarks/soak_machine.py
 
 # Hydra's plugin demands older versions than those pinned, which only its launcher for AWS uses: it goes without what it
 # depends on, into an environment of its own that looks into the first for everything else
