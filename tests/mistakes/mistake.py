@@ -106,6 +106,25 @@ def told(mistakes: Sequence[Mistake]) -> Callable[..., None]:
     return test
 
 
+def told_together(mistakes: Sequence[Mistake]) -> Callable[..., None]:
+    """The test of a table whose rows differ in their last word alone: one command with all of these words."""
+
+    @pytest.mark.timeout(60)
+    def test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert {mistake.command[:-1] for mistake in mistakes} == {mistakes[0].command[:-1]}
+        assert main([*mistakes[0].command[:-1], *(mistake.command[-1] for mistake in mistakes)]) == 2
+        lines = capfd.readouterr().err.strip().splitlines()
+        assert len(lines) == len(mistakes), lines
+        for mistake in mistakes:
+            (line,) = [line for line in lines if line.startswith(f"graftlm: {mistake.path}")]
+            for word in mistake.words:
+                assert word in line, line
+        assert list(tmp_path.iterdir()) == [], "something was left behind"
+
+    return test
+
+
 def listing(folder: Path) -> list[str]:
     """All files below a folder."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())

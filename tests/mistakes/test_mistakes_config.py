@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mistake import SMOKE, Mistake, told
+from mistake import SMOKE, Mistake, told, told_together
 
 SEARCH = (*SMOKE, "-m", "sweep=random")
 OWN = (*SMOKE, "--config-dir", "{data}", "transfer=mine")
@@ -65,14 +65,10 @@ MISTAKES = [
     Mistake("misspelt key", (*SMOKE, "finetune.max_step=5"), "finetune.max_step", ("did you mean finetune.max_steps",)),
     Mistake("no override", (*SMOKE, "finetune.seed"), "override", ("key=value",)),
     Mistake("mask ratio 1.5", (*SMOKE, "mask.ratio=1.5"), "mask.ratio", ("1.5", "above 0 and below 1", "r15")),
-    Mistake("a word for a number", (*SMOKE, "finetune.lr=fast"), "finetune.lr", ("must be a number",)),
-    Mistake("a negative seed", (*SMOKE, "finetune.seed=-1"), "finetune.seed", ("at least 0",)),
     Mistake("heads that do not divide", (*SMOKE, "model.donor.heads=5"), "model.donor.heads", ("divide",)),
     Mistake("no precision", (*SMOKE, "trainer.precision=8"), "trainer.precision", ("32-true",)),
     Mistake("no accelerator", (*SMOKE, "trainer.accelerator=cpuu"), "trainer.accelerator", ("auto, cpu",)),
     Mistake("a device that is not there", (*SMOKE, "trainer.accelerator=mps"), "trainer.accelerator", ("not there",)),
-    Mistake("no devices", (*SMOKE, "trainer.devices=0"), "trainer.devices", ("at least 1",)),
-    Mistake("no strategy", (*SMOKE, "trainer.strategy=ddp2"), "trainer.strategy", ("auto", "fsdp")),
     Mistake("FSDP on the CPU", (*SMOKE, "trainer=cpu", "trainer.strategy=fsdp"), "trainer.strategy", ("needs GPUs",)),
     Mistake("a sweep without -m", (*SMOKE, "finetune.seed=1,2"), "finetune.seed", ("add -m",)),
     Mistake("a setting taken away", (*SMOKE, "~finetune.lr"), "finetune.lr", ("give it a value",)),
@@ -93,14 +89,6 @@ MISTAKES = [
         {"transfer/5.yaml": "name: five\nsteps: [{step: embeddings}]"},
     ),
     Mistake("unknown step", (*SMOKE, "transfer.steps=[{step: embedings}]"), "transfer.steps[0].step", ("embeddings",)),
-    Mistake("not a number", (*SMOKE, "finetune.lr=nan"), "finetune.lr=nan", ("must be a number",)),
-    Mistake("without end", (*SMOKE, "finetune.lr=inf"), "finetune.lr=inf", ("must be a number",)),
-    Mistake("nothing for a number", (*SMOKE, "mask.ratio="), "mask.ratio", ("must be a number",)),
-    Mistake("null for a number", (*SMOKE, "finetune.seed=null"), "finetune.seed", ("must be a whole number",)),
-    Mistake("half a step", (*SMOKE, "finetune.max_steps=2.5"), "finetune.max_steps=2.5", ("must be a whole number",)),
-    Mistake("a step beyond all", (*SMOKE, "pretrain.max_steps=1e30"), "pretrain.max_steps", ("at most 2147483647",)),
-    Mistake("a list for a number", (*SMOKE, "finetune.lr=[1e-3]"), "finetune.lr", ("must be a number",)),
-    Mistake("yes for true", (*SMOKE, "pretrain.packing=yess"), "pretrain.packing=yess", ("true or false",)),
     Mistake("a number for a group", (*SMOKE, "finetune=5"), "finetune=5", ("must be a group of settings",)),
     Mistake("null for a group", (*SMOKE, "finetune=null"), "finetune", ("must be a group of settings",)),
     Mistake("no choice", (*SMOKE, "model="), "model", ("choices are",)),
@@ -145,18 +133,11 @@ MISTAKES = [
     Mistake("more masks than tokens", (*SMOKE, "mask.replace=0.9", "mask.randomize=0.2"), "mask.replace", ("pass 1",)),
     Mistake("a ratio in percent", (*SMOKE, "mask.ratio=15"), "mask.ratio=15", ("0.15",)),
     Mistake("no fine-tuning", (*SMOKE, "finetune.max_steps=0"), "finetune.max_steps=0", ("at least 1",)),
-    Mistake("a vocabulary of nothing", (*SMOKE, "model.vocab_size=5"), "model.vocab_size=5", ("at least 300",)),
     Mistake("no vocabulary", (*SMOKE, "model.vocab_size=null"), "model.vocab_size", ("for example 8000",)),
-    Mistake("a format that is none", (*SMOKE, "model.format=mbart"), "model.format=mbart", ("mbart50, cc25",)),
-    Mistake("a part of nothing", (*SMOKE, "data.test_share=0"), "data.test_share=0", ("above 0",)),
-    Mistake("all for the test", (*SMOKE, "data.test_share=0.9"), "data.test_share=0.9", ("at most 0.4",)),
-    Mistake("a figure that decides nothing", (*SMOKE, "report.primary=rouge"), "report.primary=rouge", ("rougeL",)),
     Mistake("a contrast of one", (*SMOKE, "report.contrasts=[[full]]"), "report.contrasts", ("two arms",)),
-    Mistake("sure of all", (*SMOKE, "report.confidence=95"), "report.confidence=95", ("below 1",)),
     Mistake("a project with a slash", (*SMOKE, "logger.project=a/b"), "logger.project=a/b", ("no name of a project",)),
     Mistake("models without W&B", (*SMOKE, "logger.log_models=files"), "logger.log_models=files", ("logger=wandb",)),
     Mistake("a signal that none can catch", (*SMOKE, "trainer.signals=[SIGKILL]"), "trainer.signals", ("SIGTERM",)),
-    Mistake("no thread", (*SMOKE, "trainer.threads=0"), "trainer.threads=0", ("at least 1",)),
     Mistake(
         "compiled and looked into",
         (*SMOKE, "trainer.compile=true", "trainer.detect_anomaly=true"),
@@ -228,4 +209,28 @@ MISTAKES = [
     Mistake("a letter that no terminal shows", (*SMOKE, "mask=\x1b[31mr15"), "\\x1b", ("",)),
 ]
 
+# values that a field refuses by itself: all of them are told by one command
+VALUES = [
+    Mistake("a word for a number", (*SMOKE, "finetune.lr=fast"), "finetune.lr", ("must be a number",)),
+    Mistake("a negative seed", (*SMOKE, "finetune.seed=-1"), "finetune.seed", ("at least 0",)),
+    Mistake("no devices", (*SMOKE, "trainer.devices=0"), "trainer.devices", ("at least 1",)),
+    Mistake("no strategy", (*SMOKE, "trainer.strategy=ddp2"), "trainer.strategy", ("auto", "fsdp")),
+    Mistake("not a number", (*SMOKE, "pretrain.lr=nan"), "pretrain.lr=nan", ("must be a number",)),
+    Mistake("without end", (*SMOKE, "finetune.warmup=inf"), "finetune.warmup=inf", ("must be a number",)),
+    Mistake("nothing for a number", (*SMOKE, "mask.ratio="), "mask.ratio", ("must be a number",)),
+    Mistake("null for a number", (*SMOKE, "pretrain.seed=null"), "pretrain.seed", ("must be a whole number",)),
+    Mistake("half a step", (*SMOKE, "finetune.max_steps=2.5"), "finetune.max_steps=2.5", ("must be a whole number",)),
+    Mistake("a step beyond all", (*SMOKE, "pretrain.max_steps=1e30"), "pretrain.max_steps", ("at most 2147483647",)),
+    Mistake("a list for a number", (*SMOKE, "pretrain.warmup=[1e-3]"), "pretrain.warmup", ("must be a number",)),
+    Mistake("yes for true", (*SMOKE, "pretrain.packing=yess"), "pretrain.packing=yess", ("true or false",)),
+    Mistake("a vocabulary of nothing", (*SMOKE, "model.vocab_size=5"), "model.vocab_size=5", ("at least 300",)),
+    Mistake("a format that is none", (*SMOKE, "model.format=mbart"), "model.format=mbart", ("mbart50, cc25",)),
+    Mistake("a part of nothing", (*SMOKE, "data.test_share=0"), "data.test_share=0", ("above 0",)),
+    Mistake("all for the test", (*SMOKE, "data.validation_share=0.9"), "data.validation_share=0.9", ("at most 0.4",)),
+    Mistake("a figure that decides nothing", (*SMOKE, "report.primary=rouge"), "report.primary=rouge", ("rougeL",)),
+    Mistake("sure of all", (*SMOKE, "report.confidence=95"), "report.confidence=95", ("below 1",)),
+    Mistake("no thread", (*SMOKE, "trainer.threads=0"), "trainer.threads=0", ("at least 1",)),
+]
+
 test_settings = told(MISTAKES)
+test_values = told_together(VALUES)
