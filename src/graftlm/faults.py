@@ -45,7 +45,9 @@ def machine_error(
     during = f" while {doing}" if doing else ""
     for link in chain:
         if told := _WORKER.search(str(link)):
-            return _worker(told[1].strip(), told[2], during)
+            return _worker(f" (process {told[1].strip()})", told[2], during)
+        if _is_hung_up(link):
+            return _worker("", None, during)
     for link in chain:
         if _is_memory(link):
             return _memory(link, during)
@@ -97,9 +99,21 @@ def _tells(error: BaseException, number: int) -> bool:
     return f"(os error {number})" in text or f"[Errno {number}]" in text or os.strerror(number) in text
 
 
+def _is_hung_up(error: BaseException) -> bool:
+    """Whether the data loader was waiting for a tensor of a worker that is gone: it hears no more of it than that."""
+    if not isinstance(error, EOFError | ConnectionError | FileNotFoundError) or "in DataLoader worker" in str(error):
+        return False
+    trace = error.__traceback__
+    names: set[str] = set()
+    while trace is not None:
+        names.add(str(trace.tb_frame.f_globals.get("__name__")))
+        trace = trace.tb_next
+    return {"torch.utils.data.dataloader", "torch.multiprocessing.reductions"} <= names
+
+
 def _worker(pids: str, signal: str | None, during: str) -> MachineError:
     how = f"was killed (SIG{'BUS' if signal == 'Bus' else 'KILL'})" if signal in ("Killed", "Bus") else "ended"
-    reason = f"a worker of the data loader (process {pids}) {how}{during}"
+    reason = f"a worker of the data loader{pids} {how}{during}"
     remedy = f"{_AGAIN}; with trainer.num_workers=0, if it was killed for its memory"
     if signal == "Bus":
         remedy = f"{_AGAIN}; with trainer.num_workers=0, or more shared memory (/dev/shm)"

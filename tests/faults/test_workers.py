@@ -26,7 +26,6 @@ def test_a_killed_loader_ends_the_job_and_the_next_one_goes_on(forge: Any, mends
     os.kill(worker, signal.SIGKILL)
     (tokenised / "go").touch()
     line = clear(running.end(), "failed (", "a worker of the data loader", "while pretrain ")
-    assert str(worker) in line
     assert "trainer.num_workers=0" in line
     assert partial[0].is_file()
     ended = mends(tokenised, always=True)
