@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from aftermath import PICO
+import pytest
+from aftermath import LONG, PICO
 
 from graftlm.tracking import METRICS, read_metrics
 
@@ -31,6 +32,7 @@ CODE = (
 )
 
 
+@pytest.mark.skipif(not LONG, reason="W&B asks for twenty seconds whether the server is there (make soak)")
 def test_a_server_that_goes_away_costs_nothing_but_the_time_to_send_it(forge: Any, tokenised: Path) -> None:
     with _double.served() as server:
         account = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": server.url, "HOME": str(tokenised)}

@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from graftlm.running import LoggerSettings
 from graftlm.tracking import METRICS, Tracker, read_metrics
+from graftlm.tracking.tracker import LateError, start_wandb
 
 
 class Lines:
@@ -52,6 +56,24 @@ def test_a_failing_sink_never_stops_a_run(tmp_path: Path) -> None:
     assert sink.calls == 1
     assert progress.said == ["Failing: failed and is left out from here on (the server is gone); the run goes on"]
     assert [line["step"] for line in read_metrics(tmp_path / METRICS)] == [0, 1, 2]
+
+
+def test_a_server_that_is_late_is_told_and_later_runs_of_the_process_are_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a real server that goes away: tests/faults/test_network.py."""
+
+    class LateSink(FailingSink):
+        def finish(self, exit_code: int) -> None:
+            raise LateError("the server has not taken all of this run")
+
+    monkeypatch.setattr("graftlm.tracking.tracker._unreachable", [])
+    progress = Lines()
+    Tracker(tmp_path, [LateSink()], progress).finish(0)
+    assert progress.said == ["W&B: the server has not taken all of this run"]
+    asked: list[str] = []
+    start_wandb(LoggerSettings(mode="online"), asked.append, progress.say)
+    assert asked == ["offline"]
 
 
 def test_a_nan_is_written_as_null(tmp_path: Path) -> None:

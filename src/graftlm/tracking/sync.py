@@ -159,7 +159,10 @@ def _send_batch(batch: Sequence[OfflineRun], patience: float, again: bool) -> It
     if again:
         for run in batch:
             run.file.with_suffix(".wandb.synced").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "wandb", "sync", "-n", str(_PARALLEL), *(str(run.file) for run in batch)]
+    # a run that was online is left out unless that is asked for
+    online = ["--no-skip-online"] if any(run.folder.name.startswith("run-") for run in batch) else []
+    files = [str(run.file) for run in batch]
+    command = [sys.executable, "-m", "wandb", "sync", "-n", str(_PARALLEL), *online, *files]
     environment = {**os.environ, "WANDB_SILENT": "false", "NO_COLOR": "1"}
     process = subprocess.Popen(
         command,
