@@ -25,7 +25,7 @@ from warm import graftlm
 SWEEP = ("run", "-m", "experiment=smoke", "transfer=none,naive,embeddings,calibrated", "finetune.seed=1,2")
 
 
-def fresh(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def fresh(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The command in an interpreter of its own, from the start."""
     return subprocess.run(
         [sys.executable, "-m", "graftlm", *words],
@@ -33,7 +33,7 @@ def fresh(folder: Path, *words: str, **environment: str) -> subprocess.Completed
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -429,11 +429,10 @@ def test_wandb_offline_leaves_a_run_for_each_stage(tmp_path: Path) -> None:
     assert "cost/graft_flops" in finetune["summary"]
 
 
-def test_wandb_without_an_account_goes_on_offline(tmp_path: Path) -> None:
-    environment = {"WANDB_API_KEY": "", "NETRC": str(tmp_path / "none"), "HOME": str(tmp_path)}
-    result = fresh(
-        tmp_path, "run", "experiment=smoke", "logger=wandb", "logger.mode=online", "transfer=none", **environment
-    )
+def test_wandb_without_an_account_goes_on_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WANDB_API_KEY": "", "NETRC": str(tmp_path / "none"), "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    result = graftlm(tmp_path, "run", "experiment=smoke", "logger=wandb", "logger.mode=online", "transfer=none")
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("written offline") == 1
     assert len(list(tmp_path.glob("multirun/wandb/offline-run-*"))) == 3
