@@ -206,7 +206,7 @@ MISTAKES = [
     ),
     Mistake("a pipe", ONE, "data.train", ("no such file",), make=lambda data: os.mkfifo(data / "a.jsonl")),
     Mistake(
-        "a file that may not be read", ONE, "data.train", ("a.jsonl", "cannot be read"), make=unreadable, user=True
+        "a file that may not be read", ONE, "data.train", ("a.jsonl", "may not be read"), make=unreadable, user=True
     ),
     Mistake(
         "an address for a file",

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import logging
 import lzma
+import os
 import tempfile
 from collections.abc import Generator, Iterator
 from functools import lru_cache
@@ -48,7 +49,7 @@ def expand(pattern: str) -> list[Path]:
 
 
 def file_problems(patterns: list[str], path: str) -> list[Problem]:
-    """Patterns without files, folders, empty files, unknown formats."""
+    """Patterns without files, folders, empty files, unknown formats, files that may not be read."""
     found: list[Problem] = []
     for pattern in patterns:
         files = expand(pattern)
@@ -63,6 +64,8 @@ def file_problems(patterns: list[str], path: str) -> list[Problem]:
                 found.append(Problem(path, file, "has no known format", "known are " + ", ".join(FORMATS)))
             elif file.stat().st_size == 0:
                 found.append(Problem(path, file, "is empty"))
+            elif not os.access(file, os.R_OK):
+                found.append(Problem(path, file, "may not be read", "change its permissions"))
     return found
 
 
