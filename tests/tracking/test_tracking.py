@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def test_a_server_that_is_late_is_told_and_later_runs_of_the_process_are_offline
         def finish(self, exit_code: int) -> None:
             raise LateError("the server has not taken all of this run")
 
-    monkeypatch.setattr("graftlm.tracking.tracker._unreachable", [])
+    monkeypatch.setattr(sys.modules[Tracker.__module__], "_unreachable", [])
     progress = Lines()
     Tracker(tmp_path, [LateSink()], progress).finish(0)
     assert progress.said == ["W&B: the server has not taken all of this run"]
