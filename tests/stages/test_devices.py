@@ -96,7 +96,7 @@ def test_an_error_of_one_process_ends_all_and_is_told_as_on_one_device(trained: 
         "transfer=embeddings", "trainer.devices=2",
     )  # fmt: skip
     assert result.returncode == 1
-    assert "failed (pretrain.lr=0.005: the loss of step 0 is nan" in result.stderr
+    assert "failed (pretrain.lr=0.005: the validation loss of step 0 is nan" in result.stderr
     assert len(list(tmp_path.glob("multirun/store/pretrain/*.partial/scratch/error.?.json"))) >= 1
     assert "Traceback" not in result.stderr
 
