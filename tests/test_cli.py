@@ -14,10 +14,7 @@ from typing import Any
 
 import pytest
 
-from graftlm.cli import main
-from graftlm.jobs import StageContext
 from graftlm.scores import chrf_of
-from graftlm.stages import evaluate
 from graftlm.store import MARKER, read_marker
 from graftlm.tracking import read_metrics
 from warm import graftlm
@@ -388,22 +385,20 @@ def test_a_failed_job_fails_the_sweep_but_not_the_others(
     ]
 
 
-def test_a_mistake_of_ours_is_told_in_a_line_and_fails_one_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    real = evaluate.run
-
-    def run(context: StageContext) -> None:
-        if context.settings.finetune.seed == 1:
-            raise RuntimeError("a bug")
-        real(context)
-
-    monkeypatch.setattr(evaluate, "run", run)
-    monkeypatch.chdir(tmp_path)
-    assert main(["run", "-m", "experiment=smoke", "transfer=none", "finetune.seed=1,2"]) == 1
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    assert "failed (RuntimeError: a bug; please report it with" in told
+def test_a_mistake_of_ours_is_told_in_a_line_and_fails_one_job(tmp_path: Path) -> None:
+    code = (
+        "import sys; import graftlm.stages.evaluate as stage; real = stage.run\n"
+        "def run(context):\n"
+        "    if context.settings.finetune.seed == 1: raise RuntimeError('a bug')\n"
+        "    real(context)\n"
+        "stage.run = run\n"
+        "from graftlm.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ("run", "-m", "experiment=smoke", "transfer=none", "finetune.seed=1,2")
+    result = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "failed (RuntimeError: a bug; please report it with" in result.stderr
     assert [record["status"] for record in jobs(tmp_path)] == ["failed", "done"]
     assert "a bug" in next(tmp_path.glob("multirun/*/0/graftlm.log")).read_text()
     assert list(tmp_path.glob("multirun/*/report.html"))
