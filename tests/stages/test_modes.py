@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from graftlm.errors import SettingsError
+from graftlm.models import dropout
 from graftlm.models.loss import mlm_loss, seq2seq_loss
 from graftlm.running import TrainerSettings
 from graftlm.stages import modes as subject
@@ -56,6 +57,40 @@ def test_recomputed_activations_change_no_bit(kind: str, donor: Any, host: Any) 
     calls.clear()
     gradients(model, loss, TrainerSettings())
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("kind", ["mlm", "seq2seq"])
+def test_what_is_recomputed_drops_the_same_places_where_dropout_is_ours(
+    kind: str, mixed: bool, donor: Any, host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a length at which `graftlm.models.dropout` takes over from torch."""
+    ours: list[Any] = []
+    real = dropout.kept_places
+
+    def watched(shape: Any, p: float) -> Any:
+        ours.append(shape)
+        return real(shape, p)
+
+    monkeypatch.setattr(dropout, "kept_places", watched)
+    ids = torch.randint(5, 60, (16, 40), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if kind == "mlm":
+        model, batch = donor, batch | {"positions": torch.tensor([1, 50, 300]), "labels": torch.tensor([7, 8, 9])}
+    else:
+        model, batch = host, batch | {"decoder_input_ids": ids.flip(1), "labels": ids}
+
+    def loss() -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            return mlm_loss(model, batch) if kind == "mlm" else seq2seq_loss(model, batch)
+
+    plain, _ = gradients(model, loss, TrainerSettings(accelerator="cpu"))
+    once = len(ours)
+    again, _ = gradients(model, loss, TrainerSettings(accelerator="cpu", checkpointing=True))
+    assert 0 < once < len(ours) - once
+    assert plain.keys() == again.keys()
+    for name, gradient in plain.items():
+        assert torch.equal(again[name], gradient), name
 
 
 def test_compiled_layers_give_the_same_gradients(donor: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ what that share leaves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,14 @@ def quick_dropout(layers: Iterable[nn.Module]) -> Iterator[None]:
             del layer.forward
 
 
+def in_checkpoints() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """For a layer whose activations are computed again, the `context_fn` of `torch.utils.checkpoint`.
+
+    What computes them again calls the layer from inside, past what `quick_dropout` put around it.
+    """
+    return nullcontext(), _Watch()
+
+
 def _forward(plain: Any, *args: Any, **options: Any) -> Any:
     with _Watch():  # in the layer alone: watching costs a little at each of torch's functions
         return plain(*args, **options)
@@ -61,13 +69,14 @@ class _Watch(TorchFunctionMode):
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    if not training or inplace or input.numel() < _WORTH or input.device.type != "cpu" or not _is_usual(p):
+    if not training or inplace or input.numel() < _WORTH or input.device.type != "cpu" or not is_usual(p):
         return F.dropout(input, p, training, inplace)
     made: Tensor = _Dropout.apply(input, p)  # type: ignore[no-untyped-call]
     return made
 
 
-def _is_usual(p: float) -> bool:
+def is_usual(p: float) -> bool:
+    """Whether a share is one that `kept_places` has nearly."""
     return 1 / 256 <= p <= 1 - 1 / 256  # else the nearest share is not near
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from graftlm.errors import SettingsError
 from graftlm.models.attention import lean_attention
-from graftlm.models.dropout import quick_dropout
+from graftlm.models.dropout import in_checkpoints, quick_dropout
 from graftlm.models.linear import lean_linears
 from graftlm.models.loss import unwrapped
 from graftlm.running import TrainerSettings
@@ -38,11 +38,13 @@ def modes(model: Any, settings: TrainerSettings) -> Iterator[None]:
     compiled = layers(inner) if settings.compile else []
     for layer in compiled:
         layer.compile(dynamic=True, backend=_BACKEND)
+    is_lean = not settings.compile and not _on_gpu(settings)
     if settings.checkpointing:
-        _newest(inner, "checkpointing_enable")({"use_reentrant": False})
+        watched = {"context_fn": in_checkpoints} if is_lean else {}
+        _newest(inner, "checkpointing_enable")({"use_reentrant": False, **watched})
     try:
         with contextlib.ExitStack() as lean:
-            if not settings.compile and not _on_gpu(settings):
+            if is_lean:
                 lean.enter_context(lean_attention(inner))
                 lean.enter_context(lean_linears(layers(inner)))
                 lean.enter_context(quick_dropout(layers(inner)))
