@@ -73,6 +73,13 @@ def test_without_dropout_long_texts_go_by_torchs_own() -> None:
     assert "_Attention" not in name_of(states[182])
 
 
+@pytest.mark.parametrize("share", [1.0, 1 - 1e-6, 1e-6])
+def test_shares_at_the_ends_are_torchs(share: float) -> None:
+    """Sixteen bits a place have none that is near."""
+    states, _ = attend(SimpleNamespace(is_causal=False), *made(torch.float32), None, dropout=share, scaling=0.4)
+    assert "_Attention" not in name_of(states)
+
+
 def test_it_keeps_no_matrix_but_the_dropped_places() -> None:
     tensors = made(torch.bfloat16)
     kept: list[torch.Tensor] = []

@@ -62,6 +62,16 @@ def test_an_input_that_was_changed_is_rounded_again() -> None:
     assert not torch.equal(first, second)
 
 
+def test_no_rows_at_all() -> None:
+    maps, input = Maps(), torch.empty(0, 6, requires_grad=True)
+    with lean_linears([maps]), torch.autocast("cpu", torch.bfloat16):
+        maps(input).float().sum().backward()
+    assert input.grad is not None
+    assert input.grad.shape == (0, 6)
+    assert maps.one.weight.grad is not None
+    assert not maps.one.weight.grad.any()
+
+
 def test_no_rounded_weight_is_kept_and_an_input_once() -> None:
     maps, kept = Maps(), {}
     with (

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from graftlm.models.dropout import kept_places
+from graftlm.models.dropout import is_usual, kept_places
 
 NAME = "graftlm_lean"
 _SHORT = 2**15  # places of a query and a key
@@ -61,7 +61,7 @@ def attend(
     learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
     plain = mask is None or (mask.dtype == torch.bool and bool(mask.any(dim=-1).all()))  # no row without a place
     on_cpu = query.device.type == "cpu" and query.shape[1] == key.shape[1]
-    if not (learns and on_cpu and plain and (dropout > 0 or _is_short(query, key))):
+    if not (learns and on_cpu and plain and (is_usual(dropout) or (dropout == 0 and _is_short(query, key)))):
         lean: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **rest
         )

@@ -86,6 +86,6 @@ class _Linear(torch.autograd.Function):
         rows = upstream.reshape(-1, upstream.shape[-1])
         with torch.autocast("cpu", enabled=False):
             input_grad = (rows @ weight.to(rows.dtype)).view(narrow.shape).to(wide) if for_input else None
-            weight_grad = (rows.T @ narrow.reshape(len(rows), -1)).to(weight.dtype) if for_weight else None
+            weight_grad = (rows.T @ narrow.reshape(-1, narrow.shape[-1])).to(weight.dtype) if for_weight else None
             bias_grad = rows.sum(dim=0).to(bias_dtype) if for_bias else None
         return input_grad, None, weight_grad, bias_grad
