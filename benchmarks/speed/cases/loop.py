@@ -18,14 +18,15 @@ def _steps(run: Run) -> int:
 
 
 def bare(run: Run) -> dict[str, float]:
-    """The same loss, clipping, optimiser and schedule, and nothing else."""
+    """The same layers, loss, clipping, optimiser and schedule, and nothing else."""
     import torch
 
-    from graftlm.models.attention import lean_attention
     from graftlm.models.loss import mlm_loss
     from graftlm.models.optim import build_optimizer, clip_in_step, end_step, whole
+    from graftlm.running import TrainerSettings
     from graftlm.schema import PretrainSettings
     from graftlm.stages.memory import kept_heap
+    from graftlm.stages.modes import modes
 
     steps = _steps(run)
     model = SHAPE.model().train()
@@ -34,7 +35,7 @@ def bare(run: Run) -> dict[str, float]:
     batches = [_mlm.our_batch(SHAPE, number) for number in range(steps)]
     precision = _mlm.mixed()
     begun = 0.0
-    with kept_heap(), lean_attention(model):
+    with kept_heap(), modes(model, TrainerSettings(accelerator="cpu")):
         for number, batch in enumerate(batches):
             if number == _WARM:
                 begun = time.perf_counter()
