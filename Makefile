@@ -53,7 +53,7 @@ $(RAY)/installed: $(INSTALLED)
 ray: $(RAY)/installed ## the tests of launch=ray, in an environment of their own (.venv-ray)
 	@$(RAY)/bin/python -m pytest tests/launch/test_ray.py
 
-bench: $(INSTALLED) ## speed beside the Hugging Face Trainer, in under half an hour on two idle cores: a table, and bench.json
+bench: $(INSTALLED) ## speed beside the Hugging Face Trainer, on two idle cores: a table, and bench.json
 	@$(BIN)/python -m benchmarks.speed --json bench.json
 
 bench-quick: $(INSTALLED) ## the same on small shapes, in minutes: whether all of it runs
