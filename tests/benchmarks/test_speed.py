@@ -156,3 +156,16 @@ def test_all_cases_can_be_listed_without_torch() -> None:
     code += "print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.stdout.splitlines()[-1] == "False", result.stderr
+
+
+def test_our_side_of_the_steps_is_what_the_stages_run_now() -> None:
+    """`fit_batches` plays a stage to `graftlm.stages.training.fit`, which may come to ask more of it."""
+    from benchmarks.speed.cases import _mlm
+    from graftlm.models.mlm import MlmModule
+    from graftlm.schema import MaskSettings, PretrainSettings
+
+    shape, steps = _mlm.Shape(300, 1, 64, 2, 16), 2
+    settings = PretrainSettings(max_steps=steps, val_interval=steps)
+    module = MlmModule(shape.model(), settings, MaskSettings())
+    _mlm.fit_mlm(module, settings, [_mlm.our_batch(shape, number) for number in range(steps)], "32-true", [])
+    assert module.examples_seen == 2 * steps

@@ -106,6 +106,7 @@ def fit_batches(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         trainer = TrainerSettings(accelerator="cpu", precision=precision)
-        context: Any = SimpleNamespace(settings=SimpleNamespace(trainer=trainer), work=work, progress=Silent())
+        settings_ = SimpleNamespace(trainer=trainer)
+        context: Any = SimpleNamespace(settings=settings_, work=work, progress=Silent(), leader=True)
         (work / SCRATCH).mkdir()
         fit(context, module, Data(), settings, Tracker(work, [], Silent()), "bench", list(callbacks))
