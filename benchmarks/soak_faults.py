@@ -160,7 +160,7 @@ class Soak:
                 wrong += differences(self.calm, folder)
                 wrong += rerun(folder, self.words)
             told = (folder / "log").read_text(encoding="utf-8", errors="replace")
-            wrong += [f"{name!r} was told" for name in ("Traceback", "please report it") if name in told]
+            wrong += [f"{name!r} was told" for name in ("Traceback", "mistake of graftlm") if name in told]
         except WrongError as error:
             wrong, what, codes = [str(error)], "", []
         finally:

@@ -77,6 +77,23 @@ def test_no_secret_and_nothing_of_the_environment(
     assert "~/runs" in told
 
 
+def test_half_a_secret_is_not_left_where_a_line_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
+    told = str(bugs.told(ValueError("x" * 175 + "0123456789secret and more"), "send it"))
+    assert "0123" not in told
+    assert told.endswith("; send it")
+
+
+def test_a_traceback_for_a_log_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASS", "correct horse")
+    try:
+        raise ValueError("correct horse refused")
+    except ValueError as error:
+        told = bugs.trace(error)
+    assert told.startswith("Traceback")
+    assert told.endswith("ValueError: *** refused\n")
+
+
 def test_a_folder_that_cannot_be_written_is_no_obstacle(
     raises: Raise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +115,8 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
         (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: Permission denied; change its permissions"),
         (OSError(errno.EMFILE, "Too many open files"), "data: Too many open files; allow more open files"),
         (MemoryError(), "memory: is exhausted; give it more"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory: is exhausted; give it more"),
+        (ValueError("Error while serializing: I/O error: No space left on device (os error 28)"), "data: No space"),
     ],
 )
 def test_what_a_machine_lacks_is_no_mistake_of_ours(

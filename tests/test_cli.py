@@ -398,7 +398,7 @@ def test_a_mistake_of_ours_is_told_in_a_line_and_fails_one_job(tmp_path: Path) -
     result = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert "failed (RuntimeError: a bug; please report it with" in result.stderr
+    assert "failed (a mistake of graftlm: RuntimeError: a bug; send " in result.stderr
     assert [record["status"] for record in jobs(tmp_path)] == ["failed", "done"]
     assert "a bug" in next(tmp_path.glob("multirun/*/0/graftlm.log")).read_text()
     assert list(tmp_path.glob("multirun/*/report.html"))

@@ -19,6 +19,8 @@ from datetime import datetime
 from pathlib import Path
 
 import graftlm
+from graftlm.errors import Problem, first_line
+from graftlm.guard import secrets
 
 NAME = "graftlm-bug-{time}.txt"
 PACKAGES = (
@@ -36,9 +38,8 @@ _LEAST = 6  # characters: a shorter value is no secret, and may be part of any w
 
 def clean(text: str) -> str:
     """The text without what looks like a secret, and with `~` for the home folder."""
-    for name, value in os.environ.items():
-        if len(value) >= _LEAST and re.search(rf"(?i){_SECRET}|key", name):
-            text = text.replace(value, HIDDEN)
+    for value in sorted(secrets(_LEAST), key=len, reverse=True):  # one may be part of another
+        text = text.replace(value, HIDDEN)
     text = _ADDRESS.sub(rf"\1{HIDDEN}@", text)
     # not in lines of code, as a traceback shows them: they are indented, and hold none
     lines = [line if line.startswith("    ") else _NAMED.sub(rf"\1\2\3{HIDDEN}", line) for line in text.split("\n")]
@@ -48,11 +49,20 @@ def clean(text: str) -> str:
     return text.replace(home, "~") if len(home) > 1 else text
 
 
+def told(error: BaseException, remedy: str) -> Problem:
+    """The line of a mistake of ours, on the command line and in the record of a job."""
+    text = clean(f"{type(error).__name__}: {str(error).strip()}")  # before it is cut: half a secret is none to find
+    return Problem("a mistake of graftlm", None, first_line(ValueError(text)), remedy)
+
+
+def trace(error: BaseException) -> str:
+    """The traceback, without what looks like a secret; an endless recursion's is shortened."""
+    text = "".join(traceback.format_exception(error))
+    return clean(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}\n...\n{text[-LONGEST // 2 :]}")
+
+
 def report(error: BaseException, words: Sequence[str]) -> Path | None:
     """Write the file into this folder, or where temporary files go; None where neither can be written."""
-    trace = "".join(traceback.format_exception(error))
-    if len(trace) > LONGEST:
-        trace = f"{trace[: LONGEST // 2]}\n...\n{trace[-LONGEST // 2 :]}"
     content = "\n".join(
         [
             "A mistake of graftlm. Please read this file, and send it to its maintainers.",
@@ -63,7 +73,7 @@ def report(error: BaseException, words: Sequence[str]) -> Path | None:
             f"python    {platform.python_version()} on {platform.system()} {platform.release()} {platform.machine()}",
             *(f"{name:<17} {version}" for name, version in _versions()),
             "",
-            trace,
+            trace(error),
         ]
     )
     name = NAME.format(time=datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))

@@ -7,7 +7,6 @@ exit code 1; a mistake of ours in one line that names a file to send (`graftlm.b
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import signal
@@ -16,24 +15,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import graftlm
-from graftlm.errors import GraftlmError, Problem, SettingsError, first_line
+from graftlm.errors import GraftlmError, SettingsError
 
 COMMANDS = ("run", "plan", "report", "export", "store", "transfer", "data", "wandb")
-# what a machine may lack while all is right with the program and what it was given, and what to do
-_REMEDIES = {
-    errno.ENOSPC: "make room, and give the command again",
-    errno.EDQUOT: "make room, and give the command again",
-    errno.EROFS: "name another folder",
-    errno.ENOTDIR: "name another folder",
-    errno.EACCES: "change its permissions, or name another folder",
-    errno.EPERM: "change its permissions, or name another folder",
-    errno.EMFILE: "allow more open files (ulimit -n)",
-    errno.ENFILE: "allow more open files (ulimit -n)",
-    errno.ENAMETOOLONG: "give a shorter name",
-    errno.ELOOP: "mend the link",
-    errno.EIO: "look after the disk",
-    errno.ENOMEM: "give it more memory",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,20 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _unexpected(error: Exception, words: Sequence[str]) -> int:
     """Tell of what nothing else has told of: what the machine lacks, or a mistake of ours."""
-    if isinstance(error, MemoryError):
-        print(f"graftlm: {Problem('memory', None, 'is exhausted', _REMEDIES[errno.ENOMEM])}", file=sys.stderr)
-        return 2
-    if isinstance(error, OSError) and error.errno in _REMEDIES:
-        where = str(error.filename or words[0])
-        told = Problem(where, None, error.strerror or type(error).__name__, _REMEDIES[error.errno])
-        print(f"graftlm: {told}", file=sys.stderr)
-        return 2
-    from graftlm import bugs
+    from graftlm import bugs, faults
 
+    if fault := faults.in_the_way(error, words[0]):
+        print(f"graftlm: {fault}", file=sys.stderr)
+        return 2
     file = bugs.report(error, words)
-    what = bugs.clean(f"{type(error).__name__}: {first_line(error)}")
     where = f"send {file} to its maintainers" if file else "no folder could be written to keep what is known of it"
-    print(f"graftlm: {Problem('a mistake of graftlm', None, what, where)}", file=sys.stderr)
+    print(f"graftlm: {bugs.told(error, where)}", file=sys.stderr)
     return 3
 
 

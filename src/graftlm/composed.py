@@ -24,6 +24,7 @@ from graftlm.composer import RESOLVER
 from graftlm.errors import Problem, SettingsError
 from graftlm.fields import build_field
 from graftlm.groups import config_folder
+from graftlm.guard import check_secrets
 from graftlm.memo import cache_folder
 from graftlm.schema import Settings
 
@@ -42,6 +43,8 @@ def load(name: str | None) -> list[Job] | None:
         content = json.loads(_file(name).read_text(encoding="utf-8"))
         values: list[list[Any]] = content["values"]
         problems: list[Problem] = []
+        if check_secrets((), {"": values}):
+            return None  # a variable has become a secret since: composed anew, it is told
         parts = [build_field(Settings, group, value, "", problems) for group, value in values]
         if problems:
             return None  # composed anew, they are told with all others

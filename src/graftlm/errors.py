@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")  # in an address
+PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")  # in an address
 
 
 def printable(text: str) -> str:
@@ -19,7 +19,7 @@ def printable(text: str) -> str:
         text = "".join(
             sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
         )
-    return _PASSWORD.sub("***", text) if "://" in text else text
+    return PASSWORD.sub("***", text) if "://" in text else text
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,21 @@ _NO_MEMORY = (
 )
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:exited|is killed by signal: (\w+))")
 _CUT = re.compile(r"\d+ requested and \d+ written")  # NumPy's words, without a number
+# what may be in the way of a single file or folder, and what to do
+_REMEDIES = {
+    errno.ENOSPC: "make room, and give the command again",
+    errno.EDQUOT: "make room, and give the command again",
+    errno.EROFS: "name another folder",
+    errno.ENOTDIR: "name another folder",
+    errno.EACCES: "change its permissions, or name another folder",
+    errno.EPERM: "change its permissions, or name another folder",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "allow more open files (ulimit -n)",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "mend the link",
+    errno.EIO: "look after the disk",
+    errno.ENOMEM: "give it more memory",
+}
 _LITTLE = 2**20  # bytes: less is called full
 
 
@@ -58,6 +73,25 @@ def machine_error(
     for link in chain:
         if isinstance(link, OSError) and link.filename is not None:
             return _of_a_path(link, store, during)
+    return None
+
+
+def in_the_way(error: BaseException, where: str) -> Problem | None:
+    """What a command that makes no artifact, or has not begun to, says of a fault; None where the error is none.
+
+    `where`: what to name where the error names no file.
+    """
+    if isinstance(error, OSError) and error.errno in _REMEDIES and error.errno != errno.ENOMEM:
+        reason = error.strerror or type(error).__name__
+        return Problem(str(error.filename or where), None, reason, _REMEDIES[error.errno])
+    for link in _chain(error):
+        if _is_memory(link):
+            return Problem("memory", None, "is exhausted", _REMEDIES[errno.ENOMEM])
+        for number in (*_FULL, *_LIMITS):
+            if _tells(link, number):
+                named = getattr(link, "filename", None)
+                remedy = _REMEDIES.get(number, "raise `ulimit -f`")
+                return Problem(str(named or where), None, os.strerror(number), remedy)
     return None
 
 

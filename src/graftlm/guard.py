@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from graftlm.errors import Problem, SettingsError
+from graftlm.errors import PASSWORD, Problem, SettingsError
 
 TARGETS = frozenset(
     {
@@ -40,8 +40,9 @@ STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 MADE = ("callbacks", "launcher", "sweeper")  # parts of Hydra's configuration of which it makes objects
 LOGGING = ("job_logging", "hydra_logging")
 
-SECRET = re.compile(r"(?i)(?:^|_)(?:\w*APIKEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_|$)")
-PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # in an address
+SECRET = re.compile(
+    r"(?i)(?:^|_)(?:\w*(?:APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)|KEY|PASS|AUTH|CREDENTIALS?)(?:_|$)|^MYSQL_PWD$"
+)
 SHORTEST = 8  # characters of a secret: shorter values stand in texts by chance
 
 
@@ -69,6 +70,10 @@ def check_hydra(config: Any) -> None:
                 plain = OmegaConf.to_container(part, resolve=True)
             problems += _made(plain, f"hydra.{name}") if name in MADE else _logged(plain, f"hydra.{name}")
         variables = config.hydra.job.get("env_set") or {}
+        whole: Any = OmegaConf.to_container(config.hydra, resolve=False)
+        written = {name: whole.get(name) for name in (*MADE, "run", "sweep")}
+        written["job"] = {"env_set": whole["job"].get("env_set")}
+        problems += check_secrets((), {"hydra": written})
         problems += [
             Problem(f"hydra.job.env_set.{key}", None, "is a secret by its name, and would be written down", _GIVE)
             for key in variables
@@ -141,12 +146,12 @@ def keep_secrets() -> None:
     OmegaConf.register_new_resolver("oc.env", look_up, use_cache=False, replace=True)
 
 
-def secrets() -> dict[str, str]:
-    """Secrets of the environment: value → name of the variable."""
+def secrets(shortest: int = SHORTEST) -> dict[str, str]:
+    """Secrets of the environment, of so many characters or more: value → name of the variable."""
     return {
         value: name
         for name, value in os.environ.items()
-        if is_secret(name) and len(value) >= SHORTEST and value[0] != "/"
+        if is_secret(name) and len(value) >= shortest and value[0] != "/"
     }
 
 
@@ -155,15 +160,21 @@ def check_secrets(texts: Sequence[str], settings: Mapping[str, Any] | None = Non
     known = secrets()
     found: list[Problem] = []
     for path, text in [*((item.partition("=")[0], item) for item in texts), *_texts(settings or {}, "")]:
-        name = next((name for value, name in known.items() if value in text), None)
+        name = next((name for value, name in known.items() if _stands(value, text)), None)
         if name:
-            found.append(
-                Problem(path, None, f"holds the value of {name}, and settings are written down", "leave it out")
-            )
+            reason = f"holds the value of {name}, and settings are written down"
+            found.append(Problem(path, None, reason, f"leave it out; or unset {name}, if it is no secret"))
         elif PASSWORD.search(text):
             remedy = "leave it out: drivers read it from the environment (PGPASSWORD) or a file (~/.pgpass, ~/.my.cnf)"
             found.append(Problem(path, None, "holds a password, and settings are written down", remedy))
     return found
+
+
+def _stands(secret: str, text: str) -> bool:
+    """Whether a text holds a secret. A mere word must stand alone: `finetune` is part of many a setting's path."""
+    if secret not in text:
+        return False
+    return not secret.isalpha() or re.search(rf"(?<![\w./]){secret}(?![\w./=])", text) is not None
 
 
 def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:

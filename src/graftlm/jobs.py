@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from graftlm import interrupt, provenance
-from graftlm.bugs import clean
+from graftlm.bugs import told, trace
 from graftlm.compose import Job
 from graftlm.console import Progress, Watched
-from graftlm.errors import GraftlmError, MachineError, first_line
+from graftlm.errors import GraftlmError, MachineError, Problem, StoreError, first_line
 from graftlm.faults import limit_reached, machine_error
 from graftlm.loading import load
 from graftlm.plan import Fingerprints, stage_keys
@@ -111,7 +111,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def bug(error: BaseException, folder: Path) -> str:
     """What a user is told of a mistake of ours."""
-    return f"{clean(f'{type(error).__name__}: {error}')}; please report it with {folder / 'graftlm.log'}"
+    return str(told(error, f"send {folder / 'graftlm.log'} to its maintainers"))
 
 
 def run_job(job: Job, folder: Path, command: str, sweep: str, progress: Progress) -> Outcome:
@@ -187,7 +187,7 @@ def _run_recorded(job: Job, folder: Path, command: str, sweep: str, progress: Pr
 
 def _logged(fault: MachineError, error: BaseException) -> MachineError:
     """Where exactly a fault was met is for who looks into the log, not for the line."""
-    logging.getLogger(__name__).error("%s", fault, exc_info=error)
+    logging.getLogger(__name__).error("%s\n%s", fault, trace(error))
     return fault
 
 
@@ -237,16 +237,27 @@ def _run_stages(job: Job, folder: Path, sweep: str, progress: Progress, stages: 
         try:
             paths[key.key], reused = store.obtain(key, build, watched, suspect)
         except GraftlmError as error:
-            if fault := limit_reached(error, store.folder, doing):
+            # a StoreError tells of more than one file
+            fault = limit_reached(error, store.folder, doing)
+            if fault := fault or (None if isinstance(error, StoreError) else lost(key, doing)):
                 raise _logged(fault, error) from error
             raise
         except Exception as error:
-            if fault := machine_error(error, store.folder, [folder.absolute()], doing):
+            if fault := machine_error(error, store.folder, [folder.absolute()], doing) or lost(key, doing):
                 raise _logged(fault, error) from error
             raise
         if not reused:
             _verified.add(key.key)
         return reused
+
+    def lost(key: StageKey, doing: str) -> MachineError | None:
+        """What it builds on was whole when it began: each library has words of its own for a file that is gone."""
+        for name in key.inputs.values():
+            with contextlib.suppress(OSError, GraftlmError):
+                if reason := store.lacks(by_key[name]):
+                    reason, remedy = f"{reason}, lost while {doing}", "the same command makes it again"
+                    return MachineError(Problem(str(store.path(by_key[name])), None, reason, remedy))
+        return None
 
     def whole(key: StageKey) -> None:
         """Something is to be built on it: read it against its sums, and make it again where it is damaged."""

@@ -108,6 +108,10 @@ class Store:
         """Whether an artifact's content is not what was written; takes a second a gigabyte."""
         return bool(self._unsound(key, sums=True))
 
+    def lacks(self, key: StageKey) -> str:
+        """What an artifact lacks, in words; of large files the sizes alone are looked at. Empty where it is whole."""
+        return self._unsound(key)
+
     def started(self, key: StageKey) -> bool:
         """Whether an earlier, interrupted build of it can be continued."""
         return bool(self._partial(key))

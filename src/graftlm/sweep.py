@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,13 +26,14 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
+from graftlm.bugs import trace
 from graftlm.claims import held
 from graftlm.compose import Job, to_mapping
 from graftlm.console import Lines, Progress, progress_for_terminal
 from graftlm.engines import listening, stopped, stopping, what_to_expect, words_for_hydra
 from graftlm.environment import environment
 from graftlm.errors import SettingsError, first_line
-from graftlm.faults import machine_error
+from graftlm.faults import in_the_way, machine_error
 from graftlm.jobs import RECORD, SWEEP, Outcome, bug, read_record, run_job
 from graftlm.schema import Settings
 from graftlm.store import write_json
@@ -127,10 +127,11 @@ def _launched(main: Callable[[], None], folder: Path, progress: Progress) -> lis
         main()
     except Exception as error:  # a worker was killed, a scheduler refused, a disk is full
         reason = f"the launcher ended early: {type(error).__name__}: {first_line(error)}"
-        if fault := machine_error(error, folder.absolute(), doing="the jobs were launched"):
+        place = folder.absolute()
+        if fault := machine_error(error, place, doing="the jobs were launched") or in_the_way(error, str(place)):
             reason = str(fault)
         with contextlib.suppress(OSError):
-            (folder / "launcher.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            (folder / "launcher.log").write_text(trace(error), encoding="utf-8")
         progress.say(reason)
         return [Outcome("failed", reason, (), 0.0)]
     return []
@@ -169,7 +170,7 @@ def task(config: Any) -> None:
         with contextlib.nullcontext() if _launch else listening(job.settings, Path(found.sweep.dir)):
             outcome = run_job(job, folder, launch.command, name, progress)
     except Exception as error:  # a mistake of ours: the other jobs of a sweep go on
-        logging.getLogger(__name__).exception("%s: %s", label, title)
+        logging.getLogger(__name__).error("%s: %s\n%s", label, title, trace(error))
         outcome = Outcome("failed", bug(error, folder), (), 0.0)
     finally:
         if outcome.status == "failed":
@@ -183,7 +184,7 @@ def task(config: Any) -> None:
 
 def _log_ignored(ignored: Any) -> None:
     """Errors that nobody can catch, of what is given up halfway: to the log."""
-    logging.getLogger(__name__).warning("ignored in %r", ignored.object, exc_info=ignored.exc_value)
+    logging.getLogger(__name__).warning("ignored in %r\n%s", ignored.object, trace(ignored.exc_value))
 
 
 def _free() -> None:

@@ -78,7 +78,7 @@ def clear(ended: Ended, *words: str) -> str:
     """The one line that tells of the fault, in the command's failure; no traceback, and a code that says so."""
     assert ended.code not in (0, 70), (ended.code, ended.err)
     assert "Traceback" not in ended.err + ended.out, ended.err
-    assert "please report" not in ended.err, ended.err
+    assert "mistake of graftlm" not in ended.err, ended.err
     found = [line for line in ended.lines if all(word in line for word in words)]
     assert found, (words, ended.err)
     return found[-1]

@@ -1,4 +1,4 @@
-"""A store that is moved away in the midst of a training."""
+"""A store that is moved away in the midst of a training, and a single file of it."""
 
 from __future__ import annotations
 
@@ -16,3 +16,16 @@ def test_a_folder_that_vanishes_is_told_and_made_again(forge: Any, mends: Any, t
     assert "the same command makes what is missing again" in line
     assert "another process" not in line
     mends(tokenised)
+
+
+def test_a_file_that_vanishes_from_what_a_stage_builds_on(forge: Any, mends: Any, tokenised: Path) -> None:
+    """Not a mistake of ours, whatever the reader of such a file makes of it."""
+    code = (
+        "import graftlm.stages.finetune as stage; real = stage.run\n"
+        "def run(context):\n"
+        "    (context.inputs['corpus'] / 'pairs.validation.jsonl').unlink(); real(context)\n"
+        "stage.run = run"
+    )
+    line = clear(forge.run(tokenised, *PICO, code=code), "failed (", "pairs.validation.jsonl is missing, lost while finetune ")
+    assert "the same command makes it again" in line
+    mends(tokenised, always=True)

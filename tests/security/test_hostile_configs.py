@@ -134,8 +134,52 @@ def test_a_secret_in_a_file(
     assert SECRET not in error
 
 
+def test_a_text_of_a_file_that_becomes_a_secret(
+    own: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What was composed is kept; whether it may be written down is asked each time."""
+    words = ["plan", *own(f"defaults: [/experiment/smoke]\nlogger: {{project: a{SECRET}}}")]
+    assert main(words) == main(words) == 0
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    assert main(words) == 2
+    assert "logger.project: holds the value of HF_TOKEN" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (f"hydra: {{job: {{env_set: {{MY_ACCOUNT: x{SECRET}}}}}}}", "hydra.job.env_set.MY_ACCOUNT"),
+        (f"hydra: {{run: {{dir: multirun/{SECRET}}}}}", "hydra.run.dir"),
+    ],
+)
+def test_a_secret_in_what_hydra_writes_down(
+    own: Callable[[str], list[str]], text: str, place: str,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    assert main(["plan", *own(text)]) == 2
+    error = capfd.readouterr().err
+    assert f"{place}: holds the value of HF_TOKEN" in error
+    assert SECRET not in error
+
+
+def test_a_word_that_is_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It stands in many a path and folder; where it is all of a value it may be meant, and the line says what to do."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DB_PASSWORD", "finetune")
+    words = ["plan", "experiment=smoke", "finetune.max_steps=6", "store.dir=finetunes/finetune/x"]
+    assert main(words) == 0, capfd.readouterr().err
+    assert main([*words, "logger.tags=[a,finetune]"]) == 2
+    line = capfd.readouterr().err
+    assert "logger.tags: holds the value of DB_PASSWORD" in line
+    assert "unset DB_PASSWORD, if it is no secret" in line
+
+
 def test_names_of_secrets() -> None:
     secret = ["WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PASSWORD", "db_passwd", "MYAPIKEY", "GH_TOKEN_2"]
+    secret += ["PGPASSWORD", "MYSQL_PWD", "DB_PASS", "NPM_AUTH", "CLIENTSECRET"]
     plain = ["HOME", "PWD", "WANDB_MODE", "MAX_TOKENS", "MONKEYS", "KEYBOARD", "GRAFTLM_RUN", "TOKENIZERS_PARALLELISM"]
     assert [name for name in secret if not is_secret(name)] == []
     assert [name for name in plain if is_secret(name)] == []

@@ -55,9 +55,9 @@ def test_a_mistake_of_ours_is_recorded_without_secrets(monkeypatch: pytest.Monke
     """Its words go into the job's record and from there into reports; they may be those of any library."""
     monkeypatch.setenv("HF_TOKEN", "hf_SecretSecretSecret")
     told = bug(ValueError("401 for https://me:hunter2@example.org with Bearer hf_SecretSecretSecret"), Path("x"))
-    assert told.startswith("ValueError: 401 for https://***@example.org with ")
+    assert told.startswith("a mistake of graftlm: ValueError: 401 for https://***@example.org with ")
     assert "Secret" not in told
-    assert told.endswith("; please report it with x/graftlm.log")
+    assert told.endswith("; send x/graftlm.log to its maintainers")
 
 
 def test_a_mistake_on_the_command_line(
