@@ -161,6 +161,7 @@ def test_all_cases_can_be_listed_without_torch() -> None:
 def test_our_side_of_the_steps_is_what_the_stages_run_now() -> None:
     """`fit_batches` plays a stage to `graftlm.stages.training.fit`, which may come to ask more of it."""
     from benchmarks.speed.cases import _mlm
+
     from graftlm.models.mlm import MlmModule
     from graftlm.schema import MaskSettings, PretrainSettings
 

@@ -26,6 +26,8 @@ def test_a_file_that_vanishes_from_what_a_stage_builds_on(forge: Any, mends: Any
         "    (context.inputs['corpus'] / 'pairs.validation.jsonl').unlink(); real(context)\n"
         "stage.run = run"
     )
-    line = clear(forge.run(tokenised, *PICO, code=code), "failed (", "pairs.validation.jsonl is missing, lost while finetune ")
+    line = clear(
+        forge.run(tokenised, *PICO, code=code), "failed (", "pairs.validation.jsonl is missing, lost while finetune "
+    )
     assert "the same command makes it again" in line
     mends(tokenised, always=True)

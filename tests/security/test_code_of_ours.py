@@ -75,7 +75,11 @@ def wrong(text: str, file: str) -> Iterator[str]:
             yield f"{name} without trust_remote_code=False"
         if "shell" in given:
             yield f"{name} with a shell"
-        if (last == "import_module" or name == "load") and not isinstance(node.args[0], ast.Constant) and file not in MAY_IMPORT:
+        if (
+            (last == "import_module" or name == "load")
+            and not isinstance(node.args[0], ast.Constant)
+            and file not in MAY_IMPORT
+        ):
             yield "imports a module by a name that is no constant"
 
 
