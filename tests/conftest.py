@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
+from absl import logging as absl_logging
 
 from graftlm.data.rows import Pair, Text
 from graftlm.schema import DonorSettings, HostSettings, ModelSettings
+
+# where logging is set up anew (Hydra does), absl closes the stream that it found when it was imported: what pytest captures
+# into, and every test after it would fail
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 _SUBJECTS = {"dog": "Hund", "cat": "Katze", "bird": "Vogel", "horse": "Pferd", "fish": "Fisch", "mouse": "Maus"}
 _VERBS = {"sees": "sieht", "likes": "mag", "finds": "findet", "follows": "verfolgt", "hears": "hört"}
