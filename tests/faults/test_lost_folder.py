@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from aftermath import PICO, clear
+from aftermath import PICO, clear, differences
 
 
 def test_a_folder_that_vanishes_is_told_and_made_again(forge: Any, mends: Any, tokenised: Path) -> None:
@@ -18,7 +18,7 @@ def test_a_folder_that_vanishes_is_told_and_made_again(forge: Any, mends: Any, t
     mends(tokenised)
 
 
-def test_a_file_that_vanishes_from_what_a_stage_builds_on(forge: Any, mends: Any, tokenised: Path) -> None:
+def test_a_file_that_vanishes_from_what_a_stage_builds_on(forge: Any, calm: Path, tokenised: Path) -> None:
     """Not a mistake of ours, whatever the reader of such a file makes of it."""
     code = (
         "import graftlm.stages.finetune as stage; real = stage.run\n"
@@ -26,8 +26,8 @@ def test_a_file_that_vanishes_from_what_a_stage_builds_on(forge: Any, mends: Any
         "    (context.inputs['corpus'] / 'pairs.validation.jsonl').unlink(); real(context)\n"
         "stage.run = run"
     )
-    line = clear(
-        forge.run(tokenised, *PICO, code=code), "failed (", "pairs.validation.jsonl is missing, lost while finetune "
-    )
+    ended = forge.run(tokenised, *PICO, code=code)
+    line = clear(ended, "failed (", "pairs.validation.jsonl is missing, lost while finetune ")
     assert "the same command makes it again" in line
-    mends(tokenised, always=True)
+    assert forge.run(tokenised, *PICO).code == 0
+    assert differences(calm, tokenised) == []

@@ -75,11 +75,8 @@ def wrong(text: str, file: str) -> Iterator[str]:
             yield f"{name} without trust_remote_code=False"
         if "shell" in given:
             yield f"{name} with a shell"
-        if (
-            (last == "import_module" or name == "load")
-            and not isinstance(node.args[0], ast.Constant)
-            and file not in MAY_IMPORT
-        ):
+        imports = last == "import_module" or (name == "load" and "graftlm.loading" in text)
+        if imports and not isinstance(node.args[0], ast.Constant) and file not in MAY_IMPORT:
             yield "imports a module by a name that is no constant"
 
 
@@ -106,7 +103,7 @@ def test_a_module(file: Path) -> None:
         "hydra.utils.instantiate(config)",
         "subprocess.run(command, shell=True)",
         "importlib.import_module(name)",
-        "load(name)",
+        "from graftlm.loading import load; load(name)",
     ],
 )
 def test_the_test_can_fail(line: str) -> None:
