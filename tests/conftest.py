@@ -21,8 +21,8 @@ from absl import logging as absl_logging
 from graftlm.data.rows import Pair, Text
 from graftlm.schema import DonorSettings, HostSettings, ModelSettings
 
-# where logging is set up anew (Hydra does), absl closes the stream that it found at its import: what pytest captures into,
-# and every test after it would fail
+# where logging is set up anew (Hydra does), absl closes the stream that it found at its import: what pytest captures
+# into, and every test after it would fail
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 _SUBJECTS = {"dog": "Hund", "cat": "Katze", "bird": "Vogel", "horse": "Pferd", "fish": "Fisch", "mouse": "Maus"}
