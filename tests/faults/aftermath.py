@@ -1,16 +1,14 @@
-"""What tests of faults share: a small file system, a comparison of stores, and how a failure must look."""
+"""What tests of faults share: the command they disturb, a small file system, and how a failure must look."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,30 +46,6 @@ def mounted(folder: Path, size: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def differences(one: Path, other: Path) -> list[str]:
-    """Files of two stores that are not the same, times apart."""
-    places = [folder / "multirun" / "store" for folder in (one, other)]
-    names = [{str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()} for place in places]
-    found = [f"only in one: {name}" for name in sorted(names[0] ^ names[1])]
-    for name in sorted(names[0] & names[1]):
-        if not name.endswith("artifact.json") and content(places[0] / name) != content(places[1] / name):
-            found.append(f"differs: {name}")
-    return found
-
-
-def content(path: Path) -> Any:
-    if path.suffix == ".jsonl":
-        return [timeless(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    return timeless(json.loads(path.read_text(encoding="utf-8"))) if path.suffix == ".json" else path.read_bytes()
-
-
-def timeless(value: Any) -> Any:
-    """JSON without what a clock told."""
-    if isinstance(value, dict):
-        return {name: timeless(item) for name, item in value.items() if "seconds" not in name}
-    return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
 def clear(ended: Ended, *words: str) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aftermath import LONG, PICO, Ended, differences
+from aftermath import LONG, PICO, Ended
+from benchmarks.soak_kills import differences
 
 
 class Running:

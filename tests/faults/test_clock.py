@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aftermath import PICO, differences
+from aftermath import PICO
+from benchmarks.soak_kills import differences
 
 
 def test_no_stage_is_made_again_for_the_time_of_its_files(forge: Any, calm: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aftermath import LONG, PICO, differences
+from aftermath import LONG, PICO
+from benchmarks.soak_kills import differences
 
 FREE = ("trainer.num_workers=2", "store.dir=../elsewhere/store", "finetune.checkpoint_interval=1")
 

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from aftermath import PICO, clear, differences
+from aftermath import PICO, clear
+from benchmarks.soak_kills import differences
 
 
 def test_file_handles_that_run_out(forge: Any, mends: Any, tokenised: Path) -> None:

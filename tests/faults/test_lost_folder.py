@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from aftermath import PICO, clear, differences
+from aftermath import PICO, clear
+from benchmarks.soak_kills import differences
 
 
 def test_a_folder_that_vanishes_is_told_and_made_again(forge: Any, mends: Any, tokenised: Path) -> None:

@@ -46,8 +46,8 @@ def test_lines_that_are_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_errors() -> None:
     assert steady(str(Problem("data.train", f"a{ESCAPE}.jsonl", f"no {ESCAPE}", ESCAPE)))
     assert steady(first_line(ValueError(ESCAPE)))
-    told = first_line(OSError("cannot reach https://user:hunter2@mirror.example.org/simple"))
-    assert told == "cannot reach https://***@mirror.example.org/simple"
+    told = first_line(OSError("cannot reach https://user:hunter2@files.example.org/rows"))
+    assert told == "cannot reach https://***@files.example.org/rows"
     assert printable("as it was: a:b@c") == "as it was: a:b@c"
 
 
