@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -161,3 +163,22 @@ def test_a_worker_of_a_loader_outlives_a_signal_to_its_group() -> None:
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
     assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+def test_a_worker_that_hands_a_tensor_over_to_nobody_says_nothing() -> None:
+    code = (
+        "import os, sys; from multiprocessing import connection, current_process, resource_sharer as sharer\n"
+        "from graftlm import interrupt\n"
+        "interrupt.in_worker(0)\n"
+        "for _ in range(50):\n"
+        "    address, key = sharer.DupFd(0)._id\n"
+        "    line = connection.Client(address, authkey=current_process().authkey)\n"
+        "    line.send((key, os.getpid()))\n"
+        "    line.close()\n"
+        "sharer.stop(timeout=10)\n"
+        "sys.excepthook(KeyError, KeyError('mine'), None)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "Error" not in ended.stderr.replace("KeyError: 'mine'", ""), ended.stderr
+    assert ended.stderr.count("KeyError: 'mine'") == 1  # of other errors it tells

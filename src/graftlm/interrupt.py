@@ -11,9 +11,10 @@ import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 # what a scheduler or a user sends; SIGUSR2 is submitit's default before a preemption or the end of the time
@@ -164,9 +165,17 @@ def in_worker(worker: int) -> None:
     """Settings of a data loader's worker: a signal to the whole process group must not take the batches away.
 
     Training needs them until its step is done. SIGTERM is how the loader ends a worker that hangs: the second one does.
+    Where training ends by an error, a worker that is handing a tensor over does not add a traceback of its own.
     """
     for signum in _signals(("SIGINT", *SIGNALS)):
         signal.signal(signum, _second_ends if signum == signal.SIGTERM else signal.SIG_IGN)
+    sys.excepthook = _unless_hung_up
+
+
+def _unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What multiprocessing's resource sharer calls: the thread that hands open files over."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _second_ends(signum: int, frame: FrameType | None) -> None:

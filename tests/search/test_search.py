@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -51,6 +52,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory, store: str) -> tuple[Path, int]:
     """A folder in which a search with pruning was run, and its exit code."""
+    import graftlm.data.tokenizers  # noqa: F401  (before the sweep: Hydra must leave its logger alone)
+
     folder = tmp_path_factory.mktemp("pruned")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -72,6 +75,10 @@ def test_a_hopeless_trial_is_given_up(pruned: tuple[Path, int], store: str) -> N
     assert [stage["stage"] for stage in record["stages"]] == ["corpus"]
     assert record["error"].startswith("given up at step 2 of 6: val loss ")
     assert record["overrides"] == [*PICO, store, "finetune.lr=1e-08"]
+
+
+def test_what_was_loaded_before_a_sweep_still_writes_messages(pruned: tuple[Path, int]) -> None:
+    assert not logging.getLogger("graftlm.data.tokenizers").disabled
 
 
 def test_pruned_trials_are_listed_and_no_arms(pruned: tuple[Path, int]) -> None:
