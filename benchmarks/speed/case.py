@@ -18,6 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 CASES = Path(__file__).parent / "cases"
+LIBRARIES = (
+    "torch", "pytorch_lightning", "datasets", "hydra", "sacrebleu", "rouge_score.rouge_scorer", "transformers:Trainer",
+    "transformers:Seq2SeqTrainer", "transformers:XLMRobertaForMaskedLM", "transformers:MBartForConditionalGeneration",
+    "transformers:AutoTokenizer",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Case:
         cores: that each side may use.
         memory_gb: that must be free to begin a round (`quick_memory_gb` with `--quick`).
         seconds: after which a process is taken to hang.
+        libraries: of others, loaded before the processes of the sides begin (`module`, or `module:what it gives`).
     """
 
     sides: dict[str, Side]
@@ -85,6 +91,7 @@ class Case:
     memory_gb: float = 2.0
     quick_memory_gb: float = 2.0
     seconds: float = 600.0
+    libraries: Sequence[str] = LIBRARIES
 
     def __post_init__(self) -> None:
         for row in self.rows:

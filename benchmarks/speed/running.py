@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,11 @@ def run_case(name: str, case: Case, rounds: int, quick: bool, cores: list[int], 
     begun = time.monotonic()
     names = list(case.sides)
     outcome.sides = {side: [] for side in names}
+    sides = Sides(cores, case.libraries)
     try:
         with tempfile.TemporaryDirectory(prefix="graftlm-bench-") as folder:
             if case.prepare is not None:
-                made = run_side(name, None, Path(folder), quick, cores, case.seconds)
+                made = run_side(sides, name, None, Path(folder), quick, case.seconds)
                 if "failed" in made:
                     outcome.failed = f"prepare: {made['failed']}"
                     return
@@ -63,7 +65,7 @@ def run_case(name: str, case: Case, rounds: int, quick: bool, cores: list[int], 
                     figures = (
                         {"failed": f"needs {needed:g} GB of free memory, there are {free_gb():.1f}"}
                         if free_gb() < needed
-                        else run_side(name, side, Path(folder), quick, cores, case.seconds)
+                        else run_side(sides, name, side, Path(folder), quick, case.seconds)
                     )
                     outcome.sides[side].append(figures)
                     say(f"{name} {number + 1}/{rounds} {side}: {_told(figures)}")
@@ -71,57 +73,73 @@ def run_case(name: str, case: Case, rounds: int, quick: bool, cores: list[int], 
         outcome.failed = "interrupted"
         raise
     finally:
+        sides.end()
         outcome.seconds = time.monotonic() - begun
 
 
-def run_side(
-    name: str, side: str | None, folder: Path, quick: bool, cores: list[int], seconds: float
-) -> dict[str, Any]:
+def run_side(sides: Sides, name: str, side: str | None, folder: Path, quick: bool, seconds: float) -> dict[str, Any]:
     """One side (None: `prepare`) in a process of its own: its figures, or `{"failed": why}`."""
     with tempfile.TemporaryDirectory(prefix="graftlm-bench-") as scratch:
-        request, out = Path(scratch) / "request.json", Path(scratch) / "figures.json"
-        request.write_text(
-            json.dumps(
-                {
-                    "parent": os.getpid(),
-                    "case": name,
-                    "side": side,
-                    "folder": str(folder),
-                    "quick": quick,
-                    "cores": cores,
-                    "out": str(out),
-                }
-            ),
-            encoding="utf-8",
+        request, log, out = (Path(scratch) / file for file in ("request.json", "log.txt", "figures.json"))
+        asked = {"case": name, "side": side, "folder": str(folder), "quick": quick, "out": str(out)}
+        request.write_text(json.dumps(asked), encoding="utf-8")
+        code = sides.run(request, seconds)
+        if code is None:
+            return {"failed": f"took more than {seconds:.0f} s"}
+        if code == 0 and out.exists():
+            figures: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+            return figures
+        written = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        last = [line.strip() for line in written.splitlines() if line.strip()]
+        said = last[-1] if last else "said nothing"
+        return {"failed": said if code > 0 else f"ended by signal {-code} (out of memory?)"}
+
+
+class Sides:
+    """The process whose forks are the sides (`benchmarks.speed.child`), started where there is none."""
+
+    def __init__(self, cores: list[int], libraries: Sequence[str]):
+        self._cores = cores
+        self._libraries = list(libraries)
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, request: Path, seconds: float) -> int | None:
+        """The exit code of the side that the request asks for; None where it took longer than that, and was killed."""
+        process = self._process or self._start(request.with_name("process.json"))
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(request, file=process.stdin, flush=True)
+        side = process.stdout.readline()
+        late = not select.select([process.stdout], [], [], seconds)[0]
+        if late:
+            os.kill(int(side), signal.SIGKILL)
+        code = process.stdout.readline()
+        if not code:  # it was killed itself
+            self.end()
+            return -signal.SIGKILL
+        return None if late else int(code)
+
+    def _start(self, request: Path) -> subprocess.Popen[str]:
+        asked = {"parent": os.getpid(), "cores": self._cores, "libraries": self._libraries}
+        request.write_text(json.dumps(asked), encoding="utf-8")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.speed.child", str(request)],
+            cwd=ROOT,
+            env=_environment(len(self._cores)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        command = [sys.executable, "-m", "benchmarks.speed.child", str(request)]
-        with (Path(scratch) / "log.txt").open("w+", encoding="utf-8", errors="replace") as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=_environment(len(cores)), stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
-            with _ended(process):
-                try:
-                    code = process.wait(seconds)
-                except subprocess.TimeoutExpired:
-                    return {"failed": f"took more than {seconds:.0f} s"}
-            if code == 0 and out.exists():
-                figures: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-                return figures
-            log.seek(0)
-            last = [line.strip() for line in log.read().splitlines() if line.strip()]
-            said = last[-1] if last else "said nothing"
-            return {"failed": said if code > 0 else f"ended by signal {-code} (out of memory?)"}
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # that it is ready
+        return self._process
 
-
-@contextmanager
-def _ended(process: subprocess.Popen[Any]) -> Iterator[None]:
-    """No process is left behind, whatever ends the wait."""
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    def end(self) -> None:
+        """Nothing is left behind: a fork ends with it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        self._process = None
 
 
 def _environment(cores: int) -> dict[str, str]:

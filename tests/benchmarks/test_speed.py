@@ -50,6 +50,7 @@ CASE = Case(
     sides={"peer": peer, "ours": ours, "broken": broken, "dies": dies, "hangs": hangs},
     prepare=prepare,
     seconds=SECONDS,
+    libraries=(),
     rows=[
         Row("speed", goal=2.0, memory_goal=0.3),
         Row("rate", "rate", more=True, goal=4.0, unit="tok/s"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.speed.case import Run
 from benchmarks.speed.cases._loops import Clock, fit_batches, in_order, of_script
+from benchmarks.speed.cases._weights import random_model
 
 MASKED = 0.15
 WARM = 16  # tokens a row of the step that is not counted
@@ -43,11 +44,9 @@ class Shape:
 
     def model(self) -> Any:
         """The same random weights for all sides."""
-        import torch
         from transformers import XLMRobertaForMaskedLM
 
-        torch.manual_seed(0)
-        return XLMRobertaForMaskedLM(self.config())
+        return random_model(lambda: XLMRobertaForMaskedLM(self.config()))
 
     def batch(self, number: int, length: int | None = None) -> tuple[Any, Any, Any]:
         """Masked ids [rows, length], the ids before, and which are to be predicted: a fixed share of each row."""

@@ -5,31 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.speed.case import Run
+from benchmarks.speed.cases._weights import random_model
 
 FULL, TRIMMED = 250_054, 20_000
 
 
-def model(run: Run, vocabulary: int, layers: int) -> Any:
+def model(run: Run, vocabulary: int, layers: int, scale: float = 0.02) -> Any:
     """mBART-large's width; small for --quick. The same random weights for all sides of a vocabulary."""
-    import torch
     from transformers import MBartConfig, MBartForConditionalGeneration
 
     width = 256 if run.quick else 1024
-    torch.manual_seed(0)
-    return MBartForConditionalGeneration(
-        MBartConfig(
-            vocab_size=vocabulary // 8 if run.quick else vocabulary,
-            d_model=width,
-            encoder_layers=layers,
-            decoder_layers=layers,
-            encoder_attention_heads=width // 64,
-            decoder_attention_heads=width // 64,
-            encoder_ffn_dim=4 * width,
-            decoder_ffn_dim=4 * width,
-            decoder_start_token_id=2,
-            forced_eos_token_id=None,
-        )
+    config = MBartConfig(
+        vocab_size=vocabulary // 8 if run.quick else vocabulary,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=width // 64,
+        decoder_attention_heads=width // 64,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        decoder_start_token_id=2,
+        forced_eos_token_id=None,
     )
+    return random_model(lambda: MBartForConditionalGeneration(config), scale)
 
 
 def rows(number: int, count: int, source: int, target: int) -> list[dict[str, list[int]]]:

@@ -14,7 +14,7 @@ _WARM = 5
 
 
 def _steps(run: Run) -> int:
-    return _WARM + (10 if run.quick else 40)
+    return _WARM + (10 if run.quick else 25)
 
 
 def bare(run: Run) -> dict[str, float]:

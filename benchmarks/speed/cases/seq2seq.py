@@ -98,7 +98,6 @@ CASE = Case(
         ),
         Row("the same with all 250k tokens", peer="trainer", ours="full"),
     ],
-    rounds=3,
     memory_gb=14.5,
     quick_memory_gb=3.0,
     seconds=400,

@@ -95,7 +95,7 @@ def _ours(run: Run, name: str) -> dict[str, float]:
     from graftlm.running import TrainerSettings
     from graftlm.schema import MaskSettings, PretrainSettings
 
-    steps = 3 if run.quick else 4
+    steps = 3
     settings = PretrainSettings(max_steps=steps, max_length=128, batch_tokens=2048, warmup=0.0, val_interval=steps)
     corpus = Corpus(run.folder / name)
     data = MlmDataModule(corpus, settings, MaskSettings(name="r15"), TrainerSettings())
@@ -151,7 +151,6 @@ CASE = Case(
         Row("share of a packed batch that is text", "fill", peer=None, ours="trimmed", more=True, unit="%", scale=100),
     ],
     prepare=prepare,
-    rounds=3,
     memory_gb=12.0,
     quick_memory_gb=5.5,
     seconds=400,

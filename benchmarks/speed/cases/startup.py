@@ -53,4 +53,5 @@ CASE = Case(
     ],
     prepare=prepare,
     seconds=120,
+    libraries=(),
 )
