@@ -101,14 +101,14 @@ class Sides:
     def __init__(self, cores: list[int], libraries: Sequence[str]):
         self._cores = cores
         self._libraries = list(libraries)
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, request: Path, seconds: float) -> int | None:
         """The exit code of the side that the request asks for; None where it took longer than that, and was killed."""
         process = self._process or self._start(request.with_name("process.json"))
         assert process.stdin is not None
         assert process.stdout is not None
-        print(request, file=process.stdin, flush=True)
+        process.stdin.write(f"{request}\n".encode())
         side = process.stdout.readline()
         late = not select.select([process.stdout], [], [], seconds)[0]
         if late:
@@ -119,7 +119,7 @@ class Sides:
             return -signal.SIGKILL
         return None if late else int(code)
 
-    def _start(self, request: Path) -> subprocess.Popen[str]:
+    def _start(self, request: Path) -> subprocess.Popen[bytes]:
         asked = {"parent": os.getpid(), "cores": self._cores, "libraries": self._libraries}
         request.write_text(json.dumps(asked), encoding="utf-8")
         self._process = subprocess.Popen(
@@ -128,7 +128,7 @@ class Sides:
             env=_environment(len(self._cores)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # a line that waits in a buffer is none that select sees
         )
         assert self._process.stdout is not None
         self._process.stdout.readline()  # that it is ready

@@ -381,8 +381,8 @@ def test_what_was_declared_and_what_alarms(fake_sweep: Any, fake_arm: Any, tmp_p
     weak = page.locator("#arms tbody tr", has_text="weak").first
     assert weak.locator(".alarm").inner_text().strip() == "copies and 1 more"
     weak.locator(".alarm").click()
-    row = page.locator("#reading tbody tr", has_text="calibrated")
-    assert "wrong language 40% of its outputs" in row.inner_text()
+    below = page.locator("#reading tbody tr:has-text('calibrated') + tr.why")
+    assert "wrong language 40% of its outputs" in below.inner_text()
     contrast = page.locator("#arms table", has_text="against").locator("tbody tr")
     assert contrast.all_inner_texts()[0].split()[:2] == ["calibrated", "shuffled"]
     page.locator("summary", has_text="worst examples").click()
