@@ -572,7 +572,7 @@ def test_checkpoints_are_trimmed_to_the_corpus_and_grow_back(
     from safetensors.torch import load_file
 
     from graftlm.data.corpus import Corpus
-    from graftlm.models.trim import expand_folder
+    from graftlm.models.expand import expand_folder
 
     folder, _ = swept
     (donor,) = folder.glob("multirun/store/pretrain/*/model")

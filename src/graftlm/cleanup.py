@@ -26,8 +26,8 @@ from graftlm.claims import busy, locked, reserved
 from graftlm.console import Progress
 from graftlm.errors import GraftlmError, SettingsError, StoreError
 from graftlm.inventory import TRASH, Artifact, Newer, Use
-from graftlm.jobs import read_record
 from graftlm.plan import VERSIONS, Fingerprints, stage_keys
+from graftlm.record import read_record
 from graftlm.schema import Settings
 
 LEASE = 60.0  # seconds, as a store's: one look does not outlast it

@@ -14,8 +14,8 @@ from typing import Any
 
 from graftlm.console import Progress
 from graftlm.errors import StoreError
-from graftlm.jobs import RECORD, RUNNING, SWEEP, VERSION, read_record
 from graftlm.plan import VERSIONS
+from graftlm.record import RECORD, RUNNING, SWEEP, VERSION, read_record
 from graftlm.store import MARKER, SCRATCH, StageKey, damage, read_marker
 
 PARTIAL, DAMAGED = ".partial", ".damaged"

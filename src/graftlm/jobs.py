@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,95 +16,19 @@ from graftlm import interrupt, provenance
 from graftlm.bugs import told, trace
 from graftlm.compose import Job
 from graftlm.console import Progress, Watched
+from graftlm.context import Labels, Pruned, StageContext
 from graftlm.errors import GraftlmError, MachineError, Problem, StoreError, first_line
 from graftlm.faults import limit_reached, machine_error
 from graftlm.loading import load
 from graftlm.plan import Fingerprints, stage_keys
+from graftlm.record import RECORD, RUNNING, VERSION, Outcome
 from graftlm.schema import Settings
 from graftlm.search.pruning import tell_curve
 from graftlm.store import StageKey, Store, write_json
 
-RECORD = "job.json"
-VERSION = 1  # of job.json
-SWEEP = "sweep.json"  # in a sweep's folder: what its jobs share; locked as long as it is under way
-RUNNING = "running"  # the status of a job that has not ended
-ENDED_WELL = ("done", "pruned")
 _TRAINED = ("pretrain", "finetune")  # stages that take several devices
 _FINGERPRINTS = Fingerprints()  # one a process: a sweep reads its checkpoints once
 _verified: set[str] = set()  # artifacts whose content this process has made or checked
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What tells a job apart in logs and dashboards."""
-
-    sweep: str
-    job: str
-    choices: Mapping[str, str]
-
-    @property
-    def arm(self) -> str:
-        return self.choices.get("transfer", "custom")
-
-
-class Pruned(Exception):  # noqa: N818 - an end, no error
-    """A trial of a search is given up after a step; its stage stays unfinished, with a checkpoint."""
-
-    def __init__(self, step: int, of: int, loss: float):
-        super().__init__(f"given up at step {step} of {of}: val loss {loss:.4g} is worse than that of other trials")
-        self.step, self.of, self.loss = step, of, loss
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """What a stage gets: settings, the artifacts it builds on, its own unfinished folder, and whom to tell.
-
-    `leader`: of the processes that run a stage on several devices, the one that writes.
-    """
-
-    settings: Settings
-    inputs: Mapping[str, Path]
-    work: Path
-    progress: Progress
-    labels: Labels
-    leader: bool = True
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
-
-    status: str
-    error: str | None
-    stages: tuple[dict[str, Any], ...]
-    seconds: float
-
-    @property
-    def reused(self) -> bool:
-        return self.status == "done" and bool(self.stages) and all(stage.get("reused") for stage in self.stages)
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Outcome:
-        """The outcome that a job's record tells; a job that never wrote its end was killed, or still runs."""
-        status, error = str(record.get("status", "failed")), record.get("error")
-        if status == RUNNING:
-            status, error = "failed", "its end was never written: killed, or running still"
-        stages, seconds = record.get("stages"), record.get("seconds")
-        return cls(
-            status,
-            None if error is None else str(error),
-            tuple(stage for stage in stages if isinstance(stage, dict)) if isinstance(stages, list) else (),
-            float(seconds) if isinstance(seconds, int | float) else 0.0,
-        )
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A job's record; an empty one where it cannot be read."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def bug(error: BaseException, folder: Path) -> str:

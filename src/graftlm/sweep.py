@@ -34,7 +34,8 @@ from graftlm.engines import listening, stopped, stopping, what_to_expect, words_
 from graftlm.environment import environment
 from graftlm.errors import SettingsError, first_line
 from graftlm.faults import in_the_way, machine_error
-from graftlm.jobs import RECORD, SWEEP, Outcome, bug, read_record, run_job
+from graftlm.jobs import bug, run_job
+from graftlm.record import RECORD, SWEEP, Outcome, read_record
 from graftlm.schema import Settings
 from graftlm.store import write_json
 from hydra_plugins.graftlm_search import SearchSweeper

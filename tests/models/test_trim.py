@@ -15,8 +15,9 @@ from graftlm.data.corpus import Corpus, write_corpus
 from graftlm.data.tokenizers import pieces_of
 from graftlm.errors import CheckpointError
 from graftlm.models.build import build_donor, build_host, set_generation
+from graftlm.models.expand import expand_folder
 from graftlm.models.tied import untie
-from graftlm.models.trim import TABLES, expand, expand_folder, trim
+from graftlm.models.trim import TABLES, expand, trim
 
 
 def rows_of(tokenizer: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from graftlm.errors import GraftlmError
 from graftlm.export.source import find
 from graftlm.inventory import described, take
-from graftlm.jobs import RECORD, Outcome, read_record
+from graftlm.record import RECORD, Outcome, read_record
 from graftlm.report.collect import collect
 from graftlm.report.compare import compare
 from graftlm.report.markdown import to_markdown

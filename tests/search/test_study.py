@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from graftlm.jobs import RECORD
+from graftlm.record import RECORD
 from graftlm.search.outcome import Told
 from graftlm.search.settings import SearchSettings
 from graftlm.search.space import Dimension

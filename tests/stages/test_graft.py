@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from graftlm.console import Silent
+from graftlm.context import Labels, StageContext
 from graftlm.data.corpus import write_corpus
 from graftlm.data.settings import DataSettings
 from graftlm.errors import TransferError
-from graftlm.jobs import Labels, StageContext
 from graftlm.models.base import StageModule
 from graftlm.running import LoggerSettings, TrainerSettings
 from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, Settings, TransferSettings

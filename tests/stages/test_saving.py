@@ -18,10 +18,10 @@ import pytorch_lightning as pl
 import torch
 
 from graftlm import interrupt
+from graftlm.context import Labels, StageContext
 from graftlm.data.corpus import write_corpus
 from graftlm.data.settings import DataSettings
 from graftlm.interrupt import Interrupted
-from graftlm.jobs import Labels, StageContext
 from graftlm.models.base import StageModule
 from graftlm.running import LoggerSettings, TrainerSettings
 from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings, Settings, TransferSettings

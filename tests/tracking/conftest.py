@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from graftlm.context import Labels, StageContext
 from graftlm.data.settings import DataSettings
-from graftlm.jobs import Labels, StageContext
 from graftlm.running import LoggerSettings
 from graftlm.schema import MaskSettings, Settings, TransferSettings
 from said import Said

@@ -17,7 +17,7 @@ from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
 from graftlm.transfer import files, handover
 from graftlm.transfer.apply import apply_strategy
-from graftlm.transfer.fidelity import framed
+from graftlm.transfer.frames import framed
 from graftlm.transfer.graft import Graft
 from graftlm.transfer.report import Ledger
 from graftlm.transfer.steps.decoder import Decoder, sources

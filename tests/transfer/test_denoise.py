@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from graftlm.console import Silent
+from graftlm.context import Labels, StageContext
 from graftlm.data.settings import DataSettings
 from graftlm.data.tokenizers import build_host_tokenizer
 from graftlm.errors import TransferError
-from graftlm.jobs import Labels, StageContext
 from graftlm.models.build import build_host
 from graftlm.models.loss import seq2seq_loss
 from graftlm.running import LoggerSettings, TrainerSettings

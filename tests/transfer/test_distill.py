@@ -23,7 +23,7 @@ from graftlm.transfer.distillation import (
     orthogonalised,
     rate,
 )
-from graftlm.transfer.fidelity import framed
+from graftlm.transfer.frames import framed
 from graftlm.transfer.graft import Graft
 from graftlm.transfer.report import Ledger
 from graftlm.transfer.steps.distill import Distill

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from graftlm.transfer.fidelity import Comparison, batches, compare, framed
+from graftlm.transfer.fidelity import Comparison, compare
+from graftlm.transfer.frames import batches, framed
 from graftlm.transfer.vocabulary import align
 
 

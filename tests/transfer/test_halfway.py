@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from graftlm import interrupt
+from graftlm.context import Labels, StageContext
 from graftlm.data.corpus import write_corpus
 from graftlm.data.settings import DataSettings
 from graftlm.interrupt import Interrupted
-from graftlm.jobs import Labels, StageContext
 from graftlm.running import LoggerSettings, TrainerSettings
 from graftlm.schema import MaskSettings, Settings, TransferSettings
 from graftlm.stages import graft as stage

@@ -16,10 +16,10 @@ from transformers import MBartForConditionalGeneration, XLMRobertaForMaskedLM
 
 from graftlm.cli import main
 from graftlm.console import Silent
+from graftlm.context import Labels, StageContext
 from graftlm.data.corpus import Corpus, write_corpus
 from graftlm.data.settings import DataSettings
 from graftlm.errors import TransferError
-from graftlm.jobs import Labels, StageContext
 from graftlm.models import base as training
 from graftlm.running import LoggerSettings, TrainerSettings
 from graftlm.schema import AdapterSettings, FinetuneSettings, MaskSettings, PretrainSettings, Settings, TransferSettings

@@ -10,7 +10,7 @@ import torch
 from graftlm.errors import TransferError
 from graftlm.schema import TransferSettings
 from graftlm.transfer.apply import apply_strategy
-from graftlm.transfer.fidelity import framed
+from graftlm.transfer.frames import framed
 from graftlm.transfer.vocabulary import align
 
 EMBEDDINGS = {"step": "embeddings"}

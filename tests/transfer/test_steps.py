@@ -14,7 +14,7 @@ from graftlm.errors import TransferError
 from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
 from graftlm.transfer.apply import apply_strategy
-from graftlm.transfer.fidelity import framed
+from graftlm.transfer.frames import framed
 from graftlm.transfer.reading import Row, pairs
 from graftlm.transfer.ridge import Normal
 from graftlm.transfer.vocabulary import align

@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     from graftlm.commands.report import make_report
     from graftlm.compose import compose_jobs, compose_search, sweep_overrides
     from graftlm.console import progress_for_terminal
-    from graftlm.jobs import ENDED_WELL
+    from graftlm.record import ENDED_WELL
     from graftlm.tracking.verdict import track_report
 
     words = parse_words(arguments)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graftlm.errors import ReportError, StoreError
-from graftlm.jobs import RECORD, read_record
+from graftlm.record import RECORD, read_record
 from graftlm.report.records import mapping, rows
 from graftlm.report.results import VERSION
 from graftlm.store import MARKER, damage, read_marker

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from graftlm.errors import ReportError
-from graftlm.jobs import VERSION
+from graftlm.record import VERSION
 from graftlm.report.defaults import with_defaults
 from graftlm.report.jobs import DONOR_SIDE, Job, flatten, names, plain
 from graftlm.report.records import Artifacts, Run, mapping, number, read_run, rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from graftlm.jobs import RECORD, RUNNING, read_record
+from graftlm.record import RECORD, RUNNING, read_record
 from graftlm.report.figures import figures_of
 from graftlm.report.records import Artifacts, number, read_run
 

@@ -11,7 +11,7 @@ from graftlm.loading import load
 from graftlm.tracking import tracker
 
 if TYPE_CHECKING:
-    from graftlm.jobs import StageContext
+    from graftlm.context import StageContext
 
 
 def run(context: StageContext) -> None:

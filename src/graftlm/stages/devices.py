@@ -23,8 +23,8 @@ from typing import Any
 
 from graftlm import errors, interrupt
 from graftlm.console import Silent, Watched, progress_for_terminal
+from graftlm.context import Labels, Pruned, StageContext
 from graftlm.environment import environment
-from graftlm.jobs import Labels, Pruned, StageContext
 from graftlm.loading import load
 from graftlm.running import TrainerSettings
 from graftlm.schema import Settings

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 
 from graftlm.checkpoint import read_config
+from graftlm.context import StageContext
 from graftlm.data.batches import cut, subset
 from graftlm.data.corpus import Corpus
 from graftlm.data.format import HostFormat
 from graftlm.data.pairs import PairRows, derangement
-from graftlm.jobs import StageContext
 from graftlm.models.build import load_model, model_class
 from graftlm.models.generate import generate_by_language
 from graftlm.models.loss import per_example_nll

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from graftlm.context import StageContext
 from graftlm.data.corpus import Corpus
 from graftlm.data.format import HostFormat
 from graftlm.data.modules import Seq2SeqDataModule
-from graftlm.jobs import StageContext
 from graftlm.models.build import set_generation
 from graftlm.models.full_loss import CutRows
 from graftlm.models.seq2seq import Seq2SeqModule

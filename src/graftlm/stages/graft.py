@@ -17,9 +17,9 @@ import torch
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from graftlm.checkpoint import donor_shape, read_config
+from graftlm.context import StageContext
 from graftlm.data.corpus import Corpus
 from graftlm.data.tokens import TokenFile
-from graftlm.jobs import StageContext
 from graftlm.models.build import build_donor, build_host, load_model
 from graftlm.schema import ModelSettings, Settings
 from graftlm.stages.pretrain import FRESH

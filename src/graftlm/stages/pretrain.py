@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytorch_lightning as pl
 import torch
 
+from graftlm.context import StageContext
 from graftlm.data.corpus import Corpus
 from graftlm.data.modules import MlmDataModule
-from graftlm.jobs import StageContext
 from graftlm.models.build import build_donor
 from graftlm.models.full_loss import CutRows
 from graftlm.models.mlm import MlmModule

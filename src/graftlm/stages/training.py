@@ -21,8 +21,8 @@ from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
 
 from graftlm import interrupt
 from graftlm.console import Advance, Progress
+from graftlm.context import Pruned, StageContext
 from graftlm.errors import SettingsError, TrainingError
-from graftlm.jobs import Pruned, StageContext
 from graftlm.running import TrainerSettings
 from graftlm.schema import OptimSettings
 from graftlm.search.pruning import Watch

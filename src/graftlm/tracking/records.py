@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graftlm.jobs import RECORD, read_record
+from graftlm.record import RECORD, read_record
 from graftlm.store import MARKER
 
 

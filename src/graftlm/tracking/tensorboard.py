@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graftlm.tracking import cells
 
 if TYPE_CHECKING:
-    from graftlm.jobs import StageContext
+    from graftlm.context import StageContext
 
 _ROWS = 50  # of a table, which TensorBoard shows as a text
 

@@ -15,7 +15,7 @@ from graftlm.errors import first_line
 from graftlm.tracking.lines import METRICS, read_metrics
 
 if TYPE_CHECKING:
-    from graftlm.jobs import StageContext
+    from graftlm.context import StageContext
     from graftlm.running import LoggerSettings
 
 T = TypeVar("T")

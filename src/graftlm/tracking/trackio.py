@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graftlm.tracking import cells
 
 if TYPE_CHECKING:
-    from graftlm.jobs import StageContext
+    from graftlm.context import StageContext
 
 
 class TrackioSink:

@@ -23,7 +23,7 @@ from graftlm.tracking import cells, lineage
 from graftlm.tracking.tracker import LateError
 
 if TYPE_CHECKING:
-    from graftlm.jobs import StageContext
+    from graftlm.context import StageContext
     from graftlm.running import LoggerSettings
 
 STEP = "trainer/global_step"  # the axis of all curves, by the name that Lightning users know

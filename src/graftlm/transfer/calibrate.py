@@ -24,9 +24,9 @@ from graftlm.transfer.anatomy import (
     host_block,
     pair,
 )
-from graftlm.transfer.fidelity import evaluation
 from graftlm.transfer.growth import Growth
 from graftlm.transfer.layers import Fewer, More, choose, places
+from graftlm.transfer.passes import evaluation
 from graftlm.transfer.ridge import Affine, Batch, Options, Sublayer, attention, calibrate_sublayer, fit_norm
 
 if TYPE_CHECKING:

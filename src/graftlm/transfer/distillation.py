@@ -28,8 +28,8 @@ from transformers.activations import ACT2FN
 
 from graftlm.errors import TransferError
 from graftlm.transfer.anatomy import HOST_EPS, HOST_LAST_NORM, Block, donor_block, host_block, pair
-from graftlm.transfer.fidelity import evaluation
 from graftlm.transfer.halfway import halfway
+from graftlm.transfer.passes import evaluation
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Graft
@@ -167,7 +167,7 @@ def batches_of(graft: Graft, step: Distill) -> Iterator[Pairs]:
     """
     import numpy as np
 
-    from graftlm.transfer.fidelity import groups, padded
+    from graftlm.transfer.frames import groups, padded
     from graftlm.transfer.reading import fitted_languages, paired, rows_of
 
     vocabulary, texts = graft.vocabulary, graft.calibration

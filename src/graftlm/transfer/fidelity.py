@@ -25,55 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graftlm.transfer.passes import evaluation, outputs_of
+from graftlm.transfer.reading import pairs, rows_of
+
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from graftlm.transfer.graft import Texts
     from graftlm.transfer.vocabulary import Vocabulary
 
 Figures = dict[str, float | None]
-Batch = tuple["NDArray[np.int64]", "NDArray[np.bool_]"]
-
-
-def framed(texts: Texts, vocabulary: Vocabulary, longest: int) -> list[NDArray[np.int64]]:
-    """`<s> X </s>` in donor ids, X cut so that the whole has at most `longest` tokens; empty texts are left out."""
-    bos, eos = vocabulary.roles["bos"][0], vocabulary.roles["eos"][0]
-    rows = []
-    for text in texts:
-        ids = np.asarray(text, dtype=np.int64)[: max(longest - 2, 0)]
-        if len(ids):
-            rows.append(np.concatenate([[bos], ids, [eos]]).astype(np.int64))
-    return rows
-
-
-def batches(rows: Sequence[NDArray[np.int64]], pad: int, tokens: int = 4096) -> Iterator[Batch]:
-    """Rows grouped by length into padded batches of at most `tokens` cells: ids [B, T] and the mask of real tokens."""
-    for group in groups([len(row) for row in rows], tokens):
-        yield padded([rows[index] for index in group], pad)
-
-
-def groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Rows of these lengths, by their numbers, in groups of like length that make at most `tokens` cells each."""
-    group: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
-        if group and (len(group) + 1) * lengths[index] > tokens:
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group
-
-
-def padded(rows: Sequence[NDArray[np.int64]], pad: int) -> Batch:
-    """Rows under each other, [B, T], and the mask of real tokens."""
-    width = max(len(row) for row in rows)
-    ids = np.full((len(rows), width), pad, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.bool_)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-        mask[index, : len(row)] = True
-    return ids, mask
 
 
 class Comparison:
@@ -191,8 +152,6 @@ def compare(
     """
     import torch
 
-    from graftlm.transfer.reading import pairs, rows_of
-
     longest = min(longest, donor.config.max_position_embeddings - 2, host.config.max_position_embeddings)
     rows = rows_of(texts, vocabulary, longest, languages)
     encoder = host.model.encoder
@@ -247,35 +206,3 @@ def _alike(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
 
     more = ours.shape[1] - theirs.shape[1]
     return ours, torch.nn.functional.pad(theirs, (0, more)) if more > 0 else theirs
-
-
-@contextmanager
-def evaluation(*models: nn.Module) -> Iterator[None]:
-    """Dropout off, and each module's own mode restored afterwards."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """A list that fills with the outputs of `modules` in one forward pass; the hooks are removed afterwards."""
-    found: list[Any] = [None] * len(modules)
-
-    def keeper(index: int) -> Callable[..., None]:
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            found[index] = output
-
-        return keep
-
-    handles = [module.register_forward_hook(keeper(index)) for index, module in enumerate(modules)]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -29,7 +29,7 @@ from graftlm.transfer.anatomy import (
     pair,
 )
 from graftlm.transfer.calibrate import choose_texts
-from graftlm.transfer.fidelity import evaluation
+from graftlm.transfer.passes import evaluation
 from graftlm.transfer.reading import pairs
 from graftlm.transfer.ridge import (
     Affine,

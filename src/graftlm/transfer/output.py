@@ -28,7 +28,7 @@ def unit_logits(graft: Graft, source: str | None = None) -> None:
         return
     import torch
 
-    from graftlm.transfer.fidelity import evaluation
+    from graftlm.transfer.passes import evaluation
     from graftlm.transfer.reading import fitted_languages, pairs, rows_of
 
     languages = fitted_languages(graft, range(len(graft.calibration[:TEXTS])))

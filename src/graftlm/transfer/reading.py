@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graftlm.transfer.fidelity import framed, groups, padded
+from graftlm.transfer.frames import framed, groups, padded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

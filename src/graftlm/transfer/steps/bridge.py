@@ -104,7 +104,8 @@ def _states(graft: Graft, rows: Sequence[Any]) -> Tensor:
     """States of the host's encoder as it stands, one a token [n, d], in an order that the rows alone decide."""
     import torch
 
-    from graftlm.transfer.fidelity import batches, evaluation
+    from graftlm.transfer.frames import batches
+    from graftlm.transfer.passes import evaluation
 
     host = graft.host
     found = [torch.zeros(0, graft.host_config.d_model)]

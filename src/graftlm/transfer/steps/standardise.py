@@ -42,7 +42,7 @@ class Standardise(Step):
         import torch
 
         from graftlm.transfer.calibrate import choose_texts
-        from graftlm.transfer.fidelity import evaluation
+        from graftlm.transfer.passes import evaluation
         from graftlm.transfer.reading import pairs
 
         rows = choose_texts(graft, self.tokens, 256, 0)
