@@ -15,10 +15,11 @@ import pytest
 
 from graftlm.claims import Observer, held, reserved
 from graftlm.cleanup import Rules, choose, delete, parse_age, parse_size
-from graftlm.compose import Words, compose_jobs
+from graftlm.compose import compose_jobs
 from graftlm.console import Advance, Silent
 from graftlm.errors import SettingsError, StoreError
 from graftlm.inventory import TRASH, Artifact, Newer, Use, find_uses, take
+from graftlm.job import Words
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.store import StageKey, Store, write_json
 from test_inventory import CHAIN, CORPUS, EVALUATE, FINETUNE, PRETRAIN, make, record

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from graftlm import compose, composed
-from graftlm.compose import Words, compose_jobs
+from graftlm.compose import compose_jobs
 from graftlm.errors import SettingsError
+from graftlm.job import Words
 
 SWEEP = Words(("experiment=smoke", "transfer=none,naive", "finetune.seed=1,2"), multirun=True)
 

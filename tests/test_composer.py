@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from graftlm import compose
-from graftlm.compose import Words, compose_jobs, to_mapping
+from graftlm.compose import compose_jobs
 from graftlm.composer import Composer
+from graftlm.composition import to_mapping
 from graftlm.errors import SettingsError
+from graftlm.job import Words
 
 # beside `model=pico transfer=naive`, one override or several of many kinds
 LINES: list[tuple[str, ...]] = [

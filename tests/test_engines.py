@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from graftlm import leases
-from graftlm.compose import Words, compose_jobs
+from graftlm.compose import compose_jobs
 from graftlm.engines import check_launch, stopped, stopping, what_to_expect, words_for_hydra
 from graftlm.errors import SettingsError
 from graftlm.fields import outcome
 from graftlm.interrupt import Interrupted
+from graftlm.job import Words
 from graftlm.plan import Fingerprints, stage_keys
 
 SMOKE = ("run", "-m", "experiment=smoke", "transfer=none")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from graftlm.compose import Words, compose_jobs
+from graftlm.compose import compose_jobs
 from graftlm.estimate import Costs, duration
+from graftlm.job import Words
 from graftlm.plan import Fingerprints, PlannedStage, stage_keys
 from graftlm.store import MARKER, Store, read_marker, write_json
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from graftlm import memo, plan
-from graftlm.compose import Words, compose_jobs
+from graftlm.compose import compose_jobs
+from graftlm.job import Words
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from graftlm.compose import Words, compose_jobs
+from graftlm.compose import compose_jobs
+from graftlm.job import Words
 from graftlm.plan import Fingerprints, stage_keys
 from test_inventory import make
 

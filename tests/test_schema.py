@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from graftlm.compose import Words, compose_jobs
+from graftlm.compose import compose_jobs
 from graftlm.data.settings import DATA_KINDS
 from graftlm.errors import SettingsError
 from graftlm.fields import outcome
 from graftlm.groups import config_folder
+from graftlm.job import Words
 from graftlm.schema import MaskSettings, ModelSettings, Settings, TransferSettings
 
 

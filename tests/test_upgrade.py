@@ -13,9 +13,10 @@ import pytest
 from graftlm import composed, memo
 from graftlm.cleanup import wanted
 from graftlm.cli import main
-from graftlm.compose import Job, Words, compose_jobs
+from graftlm.compose import compose_jobs
 from graftlm.errors import ReportError, SettingsError, StoreError
 from graftlm.inventory import find_uses
+from graftlm.job import Job, Words
 from graftlm.plan import VERSIONS, Fingerprints, plan, stage_keys
 from graftlm.report.collect import collect
 from graftlm.search.outcome import Told

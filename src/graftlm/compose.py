@@ -1,7 +1,7 @@
 """From the words of a command line to settings: Hydra composes, the schema validates, all mistakes come together.
 
-This, `composer`, `explain` and `sweep` are the only modules that import Hydra. What was composed is kept (`composed`):
-the same words over the same files need no Hydra.
+This, `composition`, `composer`, `explain` and `sweep` are the only modules that import Hydra. What was composed is
+kept (`composed`): the same words over the same files need no Hydra.
 """
 
 from __future__ import annotations
@@ -11,38 +11,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from graftlm.errors import Problem, SettingsError, first_line
-from graftlm.explain import depends, explain, mistakes, problem
-from graftlm.groups import GROUPS
-from graftlm.guard import check_secrets, keep_secrets
+from graftlm import composed
+from graftlm.composer import Composer
+from graftlm.composition import hydra_compose, mistakes
+from graftlm.errors import Problem, SettingsError
+from graftlm.explain import depends, explain, problem
+from graftlm.guard import check_secrets
+from graftlm.job import Job, Words
 from graftlm.schema import Settings
 from graftlm.search.space import Dimension, Search, check_space, corners, dimension, mend
 
-if TYPE_CHECKING:
-    from graftlm.composer import Composer
-
 CONFIG_MODULE = "graftlm.conf"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job of a run or sweep: what was chosen, what was overridden, and the settings that follow."""
-
-    overrides: tuple[str, ...]
-    choices: dict[str, str]
-    settings: Settings
-
-
-@dataclass(frozen=True)
-class Words:
-    """A command line taken apart: overrides, and the flags of Hydra that matter to composing."""
-
-    overrides: tuple[str, ...]
-    multirun: bool = False
-    config_dirs: tuple[str, ...] = ()
-    shown: tuple[str, ...] = ()  # --cfg, --info and their like: nothing will be run
 
 
 def compose_jobs(words: Words) -> list[Job]:
@@ -54,8 +35,6 @@ def compose_jobs(words: Words) -> list[Job]:
     Raises:
         SettingsError: with every mistake in every job, each once.
     """
-    from graftlm import composed
-
     refuse_secrets(words)
     identity = composed.identity(words)
     kept = composed.load(identity)
@@ -76,8 +55,6 @@ def compose_search(words: Words) -> Search | None:
     Raises:
         SettingsError: with every mistake in the space and at its corners, each once.
     """
-    from graftlm import composed
-
     refuse_secrets(words)
     # what is kept is never a search
     if not words.multirun or composed.load(composed.identity(words)) is not None:
@@ -112,8 +89,6 @@ def _jobs(
     words: Words, combinations: Iterable[Sequence[str]], problems: list[Problem]
 ) -> tuple[list[Job], list[dict[str, Any]], bool]:
     """The jobs, their settings as plain mappings, and whether these follow from words, files and environment alone."""
-    from graftlm.composer import Composer
-
     jobs: list[Job] = []
     mappings: list[dict[str, Any]] = []
     composer = Composer(_compose, words.config_dirs)
@@ -179,51 +154,7 @@ def _hydra(words: Words) -> Iterator[tuple[str, ...]]:
         yield tuple(base)
 
 
-def to_mapping(config: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """The plain settings and the group choices of what Hydra composed (with its own part)."""
-    return resolved(plain_part(config)), chosen(config)
-
-
-def chosen(config: Any) -> dict[str, str]:
-    """The group choices of what Hydra composed."""
-    from omegaconf import OmegaConf
-
-    return {
-        group: str(choice)
-        for group, choice in OmegaConf.to_container(config.hydra.runtime.choices).items()  # type: ignore[union-attr]
-        if group in GROUPS and choice is not None and choice != "null"
-    }
-
-
-def plain_part(config: Any) -> Any:
-    """What Hydra composed without its own part, unresolved."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-
-
-def resolved(plain: Any) -> dict[str, Any]:
-    """Settings as plain values.
-
-    Raises:
-        SettingsError: an interpolation cannot be resolved.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    keep_secrets()
-    try:
-        mapping = OmegaConf.to_container(plain, resolve=True)
-    except OmegaConfBaseException as error:
-        raise SettingsError.at(
-            str(getattr(error, "full_key", None) or "config"), None, first_line(error), "check the interpolation"
-        ) from error
-    return {str(key): value for key, value in mapping.items()}  # type: ignore[union-attr]
-
-
 def _compose(overrides: Sequence[str]) -> Any:
-    from graftlm.composer import hydra_compose
-
     try:
         return hydra_compose(overrides)
     except mistakes() as error:
@@ -258,8 +189,6 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-
-    from graftlm.composer import hydra_compose
 
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     fixed: list[str] = []

@@ -19,18 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import graftlm
-from graftlm.compose import Job, Words
 from graftlm.composer import RESOLVER
 from graftlm.errors import Problem, SettingsError
 from graftlm.fields import build_field
 from graftlm.groups import config_folder
 from graftlm.guard import check_secrets
+from graftlm.job import Job, Words
 from graftlm.memo import cache_folder
 from graftlm.schema import Settings
 
 KEPT = 50  # compositions; the oldest go
 FILES = 2000  # a folder of more is no folder of settings
-CODE = ("compose.py", "explain.py", "groups.py", "composer.py", "composed.py", "guard.py", "search/space.py")
+CODE = (
+    "compose.py", "composed.py", "composer.py", "composition.py",
+    "explain.py", "groups.py", "guard.py", "job.py", "search/space.py",
+)  # fmt: skip
 ENVIRONMENT = re.compile(r"\boc\.env\s*:\s*([A-Za-z_]\w*(?=\s*[,}]))?")
 LISTED = re.compile(r"^\s*-\s.*$", re.MULTILINE)  # in lists of defaults, interpolations are resolved while composing
 

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from graftlm.composition import chosen, hydra_compose, mistakes, plain_part, resolved
+from graftlm.errors import SettingsError
+
 Composed = tuple[dict[str, Any], dict[str, str]]  # the plain settings and the choices of groups
 
 # a setting by its path: at least one dot, nothing that adds, deletes, or names a package
@@ -21,31 +24,6 @@ GROUP = re.compile(r"[A-Za-z_][\w/]*=(?!\s*\{)")
 RESOLVER = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*:")
 # resolvers whose value follows from the configuration and the environment
 PURE = re.compile(r"oc\.(env|select|decode|create|deprecated|dict\.(keys|values))")
-
-
-def hydra_compose(overrides: Sequence[str]) -> Any:
-    """What Hydra composes, its own part included; its bare errors, of `group=5` or `group=[[]]`, become its own.
-
-    Raises:
-        SettingsError: Hydra would make something of it that is not in the list (`graftlm.guard`).
-    """
-    from hydra import compose
-    from hydra.errors import ConfigCompositionException
-
-    from graftlm.errors import GraftlmError, first_line
-    from graftlm.explain import mistakes
-    from graftlm.guard import check_hydra, keep_secrets
-
-    keep_secrets()
-    try:
-        config = compose("config", overrides=list(overrides), return_hydra_config=True)
-        check_hydra(config)
-        return config
-    except Exception as error:
-        if isinstance(error, (GraftlmError, *mistakes())):
-            raise
-        what = str(error) if isinstance(error, ValueError) else f"cannot be composed ({first_line(error)})"
-        raise ConfigCompositionException(what) from error
 
 
 class Composer:
@@ -69,10 +47,6 @@ class Composer:
         Raises:
             SettingsError: with every mistake of the overrides.
         """
-        from graftlm.compose import chosen, plain_part, resolved
-        from graftlm.errors import SettingsError
-        from graftlm.explain import mistakes
-
         divided = self._divide(overrides)
         if divided is not None and divided[0] not in self._failed:
             told: tuple[type[Exception], ...] = (SettingsError, *mistakes())
@@ -103,8 +77,6 @@ class Composer:
 
     def _vary(self, seen: tuple[str, ...], plain: Sequence[str]) -> Composed:
         from omegaconf import OmegaConf
-
-        from graftlm.compose import chosen, plain_part, resolved
 
         if seen not in self._bases:
             config = hydra_compose(seen)

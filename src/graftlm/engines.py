@@ -14,9 +14,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from graftlm.compose import Job
 from graftlm.errors import SettingsError
 from graftlm.interrupt import Interrupted, ask
+from graftlm.job import Job
 from graftlm.schema import Settings
 
 STOPPED = "stopped"  # a file in a sweep's folder: its command was asked to end

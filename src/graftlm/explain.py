@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from graftlm.composition import hydra_compose, mistakes
 from graftlm.data.settings import DATA_KINDS
 from graftlm.errors import Problem, first_line
 from graftlm.groups import GROUPS, group_options
@@ -22,15 +23,6 @@ PACKAGES = {
     "submitit_slurm": "'graftlm[slurm]'",
     "ray": "'graftlm[ray]'",
 }
-
-
-def mistakes() -> tuple[type[Exception], ...]:
-    """What composing raises over a user's words and files."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    return HydraException, OmegaConfBaseException, YAMLError
 
 
 def explain(overrides: Sequence[str], error: Exception) -> Iterator[Problem]:
@@ -68,8 +60,6 @@ def depends(override: str, refused: Collection[str]) -> bool:
 
 
 def _fails(overrides: Sequence[str]) -> Exception | None:
-    from graftlm.composer import hydra_compose
-
     try:
         hydra_compose(overrides)
     except mistakes() as error:

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graftlm.compose import Job
 from graftlm.data.sources import check_source
 from graftlm.errors import CheckpointError, GraftlmError, Problem, SettingsError
+from graftlm.job import Job
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
 from graftlm.store import Store

@@ -14,11 +14,11 @@ from typing import Any
 
 from graftlm import interrupt, provenance
 from graftlm.bugs import told, trace
-from graftlm.compose import Job
 from graftlm.console import Progress, Watched
 from graftlm.context import Labels, Pruned, StageContext
 from graftlm.errors import GraftlmError, MachineError, Problem, StoreError, first_line
 from graftlm.faults import limit_reached, machine_error
+from graftlm.job import Job
 from graftlm.loading import load
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.record import RECORD, RUNNING, VERSION, Outcome

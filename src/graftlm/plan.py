@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from graftlm import memo
 from graftlm.checkpoint import package_identity
-from graftlm.compose import Job
 from graftlm.data.settings import DataSettings
 from graftlm.data.sources import open_source
 from graftlm.fields import outcome
+from graftlm.job import Job
 from graftlm.schema import Settings, TransferSettings
 from graftlm.store import StageKey, Store
 from graftlm.transfer.strategy import resolved_steps

@@ -28,12 +28,13 @@ from hydra.types import RunMode
 
 from graftlm.bugs import trace
 from graftlm.claims import held
-from graftlm.compose import Job, to_mapping
+from graftlm.composition import to_mapping
 from graftlm.console import Lines, Progress, progress_for_terminal
 from graftlm.engines import listening, stopped, stopping, what_to_expect, words_for_hydra
 from graftlm.environment import environment
 from graftlm.errors import SettingsError, first_line
 from graftlm.faults import in_the_way, machine_error
+from graftlm.job import Job
 from graftlm.jobs import bug, run_job
 from graftlm.record import RECORD, SWEEP, Outcome, read_record
 from graftlm.schema import Settings

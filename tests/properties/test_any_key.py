@@ -12,8 +12,9 @@ from examples import JSON, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftlm.compose import Words, compose_jobs
+from graftlm.compose import compose_jobs
 from graftlm.differences import differences
+from graftlm.job import Words
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
 from graftlm.store import StageKey

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftlm.cli import main
-from graftlm.compose import Words, compose_jobs
+from graftlm.compose import compose_jobs
 from graftlm.errors import SettingsError
+from graftlm.job import Words
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
 

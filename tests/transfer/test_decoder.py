@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import gelu
 
-from graftlm.compose import Words, compose_jobs
+from graftlm.compose import compose_jobs
 from graftlm.errors import SettingsError, TransferError
 from graftlm.inputs import check_inputs
+from graftlm.job import Words
 from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
 from graftlm.transfer import files, handover

@@ -17,9 +17,10 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     from rich.console import Console
 
-    from graftlm.compose import Words, compose_jobs
+    from graftlm.compose import compose_jobs
     from graftlm.data.inspect import show
     from graftlm.data.sources import check_source
+    from graftlm.job import Words
 
     (job,) = compose_jobs(Words(tuple(options.overrides)))
     problems = check_source(job.settings.data, "data")

@@ -11,7 +11,7 @@ from graftlm.commands.words import parse_words, run_help
 from graftlm.console import tell
 
 if TYPE_CHECKING:
-    from graftlm.compose import Job
+    from graftlm.job import Job
     from graftlm.plan import PlannedStage
 
 STATES = ("reuse", "resume", "run", "waiting")

@@ -12,7 +12,7 @@ from graftlm.commands.words import parse_words, run_help
 from graftlm.console import tell
 
 if TYPE_CHECKING:
-    from graftlm.compose import Job
+    from graftlm.job import Job
     from graftlm.search.space import Search
 
 ABOUT = "train, graft, fine-tune and evaluate: one job, or a sweep with -m"

@@ -13,10 +13,11 @@ ABOUT = "graft an encoder folder into a seq2seq folder, without an experiment"
 
 
 def run(arguments: Sequence[str]) -> int:
-    from graftlm.compose import Words, compose_jobs
+    from graftlm.compose import compose_jobs
     from graftlm.console import progress_for_terminal
     from graftlm.groups import group_options
     from graftlm.interrupt import handled
+    from graftlm.job import Words
     from graftlm.transfer import command
 
     parser = Parser(

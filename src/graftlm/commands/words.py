@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from graftlm.compose import Words
 from graftlm.errors import SettingsError
 from graftlm.groups import GROUPS, config_folder, first_comment
+from graftlm.job import Words
 
 # flags of Hydra that show something and run nothing
 _SHOW = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p", "--shell-completion", "-sc")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from graftlm.errors import Problem, SettingsError
 
 if TYPE_CHECKING:
-    from graftlm.compose import Job
+    from graftlm.job import Job
     from graftlm.schema import Settings
 
 _SEEDS = ("pretrain.seed", "finetune.seed")

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial
 
-from graftlm.compose import to_mapping
+from graftlm.composition import to_mapping
 from graftlm.engines import end_if_asked
 from graftlm.errors import Problem, SettingsError
 from graftlm.fields import build
