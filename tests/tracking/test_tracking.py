@@ -13,7 +13,8 @@ import pytest
 
 from graftlm.running import LoggerSettings
 from graftlm.tracking import METRICS, Tracker, read_metrics
-from graftlm.tracking.tracker import LateError, start_wandb
+from graftlm.tracking.sink import LateError
+from graftlm.tracking.tracker import start_wandb
 
 
 class Lines:

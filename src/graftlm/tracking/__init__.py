@@ -6,6 +6,7 @@ The JSON Lines are what everything of ours reads. A sink that fails is named onc
 from __future__ import annotations
 
 from graftlm.tracking.lines import METRICS, read_metrics, validation_losses
-from graftlm.tracking.tracker import Sink, Tracker, tracker
+from graftlm.tracking.sink import Sink
+from graftlm.tracking.tracker import Tracker, tracker
 
 __all__ = ["METRICS", "Sink", "Tracker", "read_metrics", "tracker", "validation_losses"]

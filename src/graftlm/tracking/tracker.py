@@ -8,11 +8,12 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from graftlm.console import Progress
 from graftlm.errors import first_line
 from graftlm.tracking.lines import METRICS, read_metrics
+from graftlm.tracking.sink import LateError, Sink
 
 if TYPE_CHECKING:
     from graftlm.context import StageContext
@@ -20,25 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _unreachable: list[str] = []  # why W&B's server was not reached, once this process has met it
-
-
-class LateError(Exception):
-    """W&B's server did not take all of a run in time; all of it is on the disk, and can be sent later."""
-
-
-class Sink(Protocol):
-    """A tracker of metrics besides the JSON Lines."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None: ...
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None: ...
-
-    def summary(self, values: Mapping[str, Any]) -> None: ...
-
-    def done(self) -> None:
-        """The stage has come to its end: all its files are in its folder."""
-
-    def finish(self, exit_code: int) -> None: ...
 
 
 class Tracker:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import graftlm
 from graftlm.errors import first_line
 from graftlm.tracking import cells, lineage
-from graftlm.tracking.tracker import LateError
+from graftlm.tracking.sink import LateError
 
 if TYPE_CHECKING:
     from graftlm.context import StageContext
