@@ -280,7 +280,7 @@ def user(store: Path, numbers: Sequence[int]) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str]) -> int:
     """How many artifacts it had to make."""
-    out, told = process.communicate("\n", timeout=60)
+    out, told = process.communicate("\n", timeout=200)
     assert process.returncode == 0, told
     return int(out.splitlines()[-1])
 

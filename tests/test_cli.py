@@ -302,7 +302,7 @@ def test_an_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=200)
     assert process.returncode == 130
     assert said.rstrip().endswith("the same command goes on from here")
     assert "Traceback" not in said

@@ -34,7 +34,7 @@ def test_tasks_inside_tasks_on_a_terminal() -> None:
         if not chunk:
             break
         shown += chunk
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=200)
     os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
     assert process.returncode == 0, text

@@ -178,7 +178,7 @@ def test_a_worker_that_hands_a_tensor_over_to_nobody_says_nothing() -> None:
         "sharer.stop(timeout=10)\n"
         "sys.excepthook(KeyError, KeyError('mine'), None)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert ended.returncode == 0, ended.stderr
     assert "Error" not in ended.stderr.replace("KeyError: 'mine'", ""), ended.stderr
     assert ended.stderr.count("KeyError: 'mine'") == 1  # of other errors it tells

@@ -129,8 +129,8 @@ def test_one_process_makes_it_and_the_other_waits(tmp_path: Path) -> None:
     first = worker(tmp_path / "store", log, 2)
     wait_for(log, 1)
     second = worker(tmp_path / "store", log, 2)
-    _, waited = second.communicate(timeout=60)
-    first.communicate(timeout=60)
+    _, waited = second.communicate(timeout=200)
+    first.communicate(timeout=200)
     assert (first.returncode, second.returncode) == (0, 0)
     assert "another process makes it" in waited
     assert log.read_text() == "begun\n"
@@ -141,9 +141,9 @@ def test_a_killed_holder_is_taken_over(tmp_path: Path) -> None:
     first = worker(tmp_path / "store", log, 60)
     wait_for(log, 1)
     first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=60)
+    first.communicate(timeout=200)
     second = worker(tmp_path / "store", log, 0)
-    second.communicate(timeout=60)
+    second.communicate(timeout=200)
     assert second.returncode == 0
     assert Store(tmp_path / "store").holds(KEY)
 

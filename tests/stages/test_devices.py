@@ -124,7 +124,7 @@ def test_an_interrupt_or_a_kill_ends_all_processes_and_the_run_goes_on(tmp_path:
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.02)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)  # ends only once no process holds standard error
+        _, said = process.communicate(timeout=200)  # ends only once no process holds standard error
         assert process.returncode == (130 if number == signal.SIGINT else -number)
         assert "Traceback" not in said
         assert ("going on from step" in said) == bool(before)

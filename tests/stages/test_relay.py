@@ -56,7 +56,7 @@ def test_who_waits_knows_how_far_it_is_and_a_lost_claim_ends_it(tmp_path: Path) 
         wait(watched)
         assert watched.now == ("training", 4, 9)
         watched.stop = LostError()
-        out, said = process.communicate(timeout=60)
+        out, said = process.communicate(timeout=200)
         assert out == "saved\n", "it was asked to end, and not killed"
         assert "SIGINT: saving after this step" in said
         raise RuntimeError("the others ended")
