@@ -146,6 +146,18 @@ MISTAKES = [
         {"a.jsonl": rows(30, text=["a", "b"])},
     ),
     Mistake("lists instead of rows", ONE, "data.train", ("a.jsonl",), {"a.jsonl": '["a", "b"]\n' * 30}),
+    Mistake(
+        "null instead of rows", ONE, "data.train", ("a.jsonl", "line 1 is null"), {"a.jsonl": "null\n" * 3 + rows(30)}
+    ),
+    Mistake(
+        "null instead of rows, further down",
+        (*FILES, "data.train=[{data}/a.jsonl.gz]", "data.source_lang=de"),
+        "data.train",
+        ("a.jsonl.gz", "line 41 is null"),
+        {"a.jsonl.gz": gzip.compress((rows(40) + " null\n").encode(), mtime=0)},
+    ),
+    Mistake("null instead of a data set", HUB, "data.dataset", ("train.jsonl", "null"), {"set/train.jsonl": "null\n"}),
+    Mistake("a file without a name", (*FILES, "data.train=['']", "data.source_lang=de"), "data.train", ("no file",)),
     Mistake("numbers instead of rows", ONE, "data.train", ("a.jsonl",), {"a.jsonl": "5\n" * 30}),
     Mistake(
         "semicolons",

@@ -15,7 +15,7 @@ from typing import Any
 from graftlm.data.rows import Pair, Split, Text
 from graftlm.data.settings import HubData
 from graftlm.data.sources.columns import RowReader
-from graftlm.data.sources.tables import COMPRESSED, FORMATS, file_hash, quiet_datasets, reason
+from graftlm.data.sources.tables import COMPRESSED, FORMATS, check_lines, file_hash, format_of, quiet_datasets, reason
 from graftlm.errors import DataError, Problem
 from graftlm.hub import reachable
 
@@ -202,6 +202,9 @@ class HubSource:
         with contextlib.ExitStack() as stack:
             datasets = stack.enter_context(quiet_datasets())
             if folder is not None:
+                for file in sorted(folder.rglob("*")):
+                    if file.is_file() and format_of(file) == "json":
+                        check_lines(file, f"{self.path}.dataset")
                 options["cache_dir"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="graftlm-"))
             try:
                 yield datasets, options

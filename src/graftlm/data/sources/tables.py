@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import contextlib
 import csv
 import glob
@@ -12,6 +13,7 @@ import logging
 import lzma
 import os
 import tempfile
+import zlib
 from collections.abc import Generator, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -53,7 +55,9 @@ def file_problems(patterns: list[str], path: str) -> list[Problem]:
     found: list[Problem] = []
     for pattern in patterns:
         files = expand(pattern)
-        if not files and Path(pattern).expanduser().is_dir():
+        if not pattern.strip():
+            found.append(Problem(path, pattern, "names no file", "name one, for example rows.jsonl"))
+        elif not files and Path(pattern).expanduser().is_dir():
             found.append(
                 Problem(path, pattern, "is a folder", f"name its files, for example {pattern.rstrip('/')}/*.jsonl")
             )
@@ -78,6 +82,8 @@ def rows_of(file: Path, path: str) -> Generator[dict[str, Any], None, None]:
         # the words "NA" and "null" are text, and so are numbers
         options = {"keep_default_na": False, "sep": "\t" if ".tsv" in file.suffixes else ","}
         _check_header(file, options["sep"], path)
+    if reader == "json":
+        check_lines(file, path)
     with quiet_datasets() as datasets, tempfile.TemporaryDirectory(prefix="graftlm-") as cache:
         try:
             yield from datasets.load_dataset(
@@ -119,6 +125,27 @@ def _check_header(file: Path, separator: str, path: str) -> None:
         raise DataError.at(path, file, f"its header names the column {twice[0]} twice", "give each its own name")
     if len(first) > len(header):
         raise DataError.at(path, file, f"row 1 has {len(first)} fields, the header {len(header)}", "name every column")
+
+
+def check_lines(file: Path, path: str) -> None:
+    """Refuses a line that is `null`: where a block begins with one, pyarrow ends the whole process (SIGSEGV).
+
+    Raises:
+        DataError: naming the line.
+    """
+    status = file.stat()
+    if number := _null_line(file.resolve(), status.st_size, status.st_mtime_ns):
+        raise DataError.at(path, file, f"line {number} is null, where an object must be", "leave such lines out")
+
+
+@lru_cache(maxsize=4096)
+def _null_line(file: Path, size: int, changed: int) -> int | None:
+    opener: Any = _OPENERS.get(file.suffix.lower(), open)
+    with contextlib.suppress(OSError, EOFError, zlib.error, lzma.LZMAError), opener(file, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if line[:1] != b"{" and line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"null"):
+                return number
+    return None  # what cannot be read, the reader itself tells of
 
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
