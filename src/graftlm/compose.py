@@ -15,7 +15,7 @@ from typing import Any
 
 from graftlm import composed
 from graftlm.composer import Composer
-from graftlm.composition import hydra_compose, mistakes
+from graftlm.composition import hydra_compose, mistakes, quoted
 from graftlm.errors import Problem, SettingsError
 from graftlm.explain import depends, explain, problem
 from graftlm.guard import check_secrets
@@ -149,7 +149,7 @@ def _hydra(words: Words) -> Iterator[tuple[str, ...]]:
     with initialize_config_module(version_base="1.3", config_module=CONFIG_MODULE, job_name="graftlm"):
         base = list(words.overrides)
         if words.config_dirs:
-            places = ",".join(f"file://{Path(folder).resolve()}" for folder in words.config_dirs)
+            places = ",".join(quoted(f"file://{Path(folder).resolve()}") for folder in words.config_dirs)
             base.append(f"hydra.searchpath=[{places}]")
         yield tuple(base)
 
@@ -197,7 +197,7 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
 
     def take(text: str) -> None:
         try:
-            parsed = parser.parse_override(text)
+            (parsed,) = parser.parse_overrides([text])  # the plural: its errors are of a kind that can be told apart
             parsed.config_loader = parser.config_loader
             if parsed.is_sweep_override():
                 key = parsed.get_key_element()

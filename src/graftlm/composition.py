@@ -83,3 +83,8 @@ def resolved(plain: Any) -> dict[str, Any]:
             str(getattr(error, "full_key", None) or "config"), None, first_line(error), "check the interpolation"
         ) from error
     return {str(key): value for key, value in mapping.items()}  # type: ignore[union-attr]
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar reads it back."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from graftlm.composition import quoted
 from graftlm.errors import SettingsError
 from graftlm.interrupt import Interrupted, ask
 from graftlm.job import Job
@@ -202,8 +203,3 @@ def listening(settings: Settings, sweep_dir: Path) -> Iterator[None]:
 
 def _interrupt(signum: int, frame: object) -> None:
     raise Interrupted(signum)
-
-
-def quoted(text: str) -> str:
-    """A text as Hydra's grammar reads it back."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
