@@ -97,7 +97,8 @@ def problem(override: str, error: Exception) -> Problem:
         reason = "is read as a value, not as a name, even where a file is called so"
         return Problem(key, value, reason, "choices are " + ", ".join(group_options(key)))
     if "Could not find" in text or "Could not override" in text:
-        options = group_options(key)
+        # Hydra names those of one's own folders (--config-dir) too
+        options = sorted(re.findall(r"^\t(\S.*)$", text, re.MULTILINE)) or group_options(key)
         if options:
             close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
             remedy = f"did you mean {close[0]}?" if close else ""

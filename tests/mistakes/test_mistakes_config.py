@@ -156,6 +156,10 @@ MISTAKES = [
     ),
     Mistake("a folder of groups that is missing", (*SMOKE, "--config-dir"), "--config-dir", ("no such folder",)),
     Mistake("a view that is none", (*SMOKE, "--cfg", "jobs"), "--cfg", ("job",)),
+    Mistake(
+        "a part that is none", (*SMOKE, "--package", "nowhere", "--cfg", "job"), "--package=nowhere", ("finetune",)
+    ),
+    Mistake("completion of a shell, which is Hydra's", (*SMOKE, "-sc"), "option=-sc", ("is not known",)),
     Mistake("a view of what", (*SMOKE, "--cfg"), "--cfg", ("job",)),
     Mistake(
         "a tab in one's own file",
@@ -205,6 +209,25 @@ MISTAKES = [
     Mistake("a setting of Hydra that is none", (*SMOKE, "hydra.rum.dir=x"), "hydra.rum.dir", ("is no setting",)),
     Mistake("a list for a choice", (*SMOKE, "mask=[[]]"), "mask=[[]]", ("cannot be composed",)),
     Mistake("an empty override", (*SMOKE, ""), "override", ("key=value",)),
+    Mistake(
+        "a comma too many in a sweep",
+        (*SMOKE, "-m", "finetune.seed=1,,2"),
+        "override=finetune.seed=1,,2",
+        ("cannot be read",),
+    ),
+    Mistake(
+        "choices by a pattern that none fits",
+        (*SMOKE, "-m", "mask=glob(zzz*)"),
+        "mask=glob(zzz*)",
+        ("holds no value; name some",),
+    ),
+    Mistake(
+        "a wrong choice in a folder of groups with signs of a list in its name",
+        (*SMOKE, "--config-dir", "{data}/it's [1], $(mine)", "transfer=min"),
+        "transfer=min",
+        ("did you mean mine",),
+        {"it's [1], $(mine)/transfer/mine.yaml": "name: mine\nsteps: [{step: embeddings}]\n"},
+    ),
     Mistake("an override of nothing", (*SMOKE, "=5"), "override", ("key=value",)),
     Mistake("a letter that no terminal shows", (*SMOKE, "mask=\x1b[31mr15"), "\\x1b", ("",)),
 ]

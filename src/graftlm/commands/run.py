@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftlm.commands.words import parse_words, run_help
+from graftlm.commands.words import check_shown, parse_words, run_help
 from graftlm.console import tell
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         if "--hydra-help" in words.shown:
             sweep.hand_over(["--hydra-help"], 0, command)  # of no configuration: nothing was looked at
             return 0
-        compose_jobs(words)  # a mistake is told in our words
+        check_shown(words, compose_jobs(words))  # a mistake is told in our words
         fixed = [item for item in words.overrides if not (words.multirun and "," in item)]
         sweep.hand_over([*flags, *fixed], 0, command)
         return 0

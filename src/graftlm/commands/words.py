@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from graftlm.errors import SettingsError
 from graftlm.groups import GROUPS, config_folder, first_comment
-from graftlm.job import Words
+from graftlm.job import Job, Words
 
 # flags of Hydra that show something and run nothing
-_SHOW = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p", "--shell-completion", "-sc")
+_SHOW = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p")
 
 _CFG = ("job", "hydra", "all")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -44,6 +47,25 @@ def parse_words(arguments: Sequence[str]) -> Words:
         else:
             overrides.append(item)
     return Words(tuple(overrides), multirun, tuple(folders), tuple(shown))
+
+
+def check_shown(words: Words, jobs: Sequence[Job]) -> None:
+    """Refuse a part of the configuration that there is not (`--package`), where Hydra would end the process.
+
+    Raises:
+        SettingsError: then.
+    """
+    for flag, path in itertools.pairwise((*words.shown, "")):
+        name, equals, value = flag.partition("=")
+        value = value if equals else path
+        if name not in ("--package", "-p") or value.partition(".")[0] in ("_global_", "hydra"):
+            continue
+        found: Any = dataclasses.asdict(jobs[0].settings)
+        for part in value.split("."):
+            if not isinstance(found, dict) or part not in found:
+                groups = ", ".join(dataclasses.asdict(jobs[0].settings))
+                raise SettingsError.at(name, value, "is no part of the configuration", f"parts are {groups}")
+            found = found[part]
 
 
 def run_help(command: str, about: str) -> str:

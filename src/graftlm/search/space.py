@@ -122,7 +122,8 @@ def dimension(parsed: Any) -> Dimension:
             last = numbers[-1] if isinstance(numbers[0], int) else round(float(numbers[-1]), 12)
             made = Dimension(key, options, numbers[0], last, step, log)
         elif not options:
-            raise SettingsError.at(key, text, "holds no value", "the second bound of a range is left out itself")
+            remedy = "the second bound of a range is left out itself" if isinstance(value, RangeSweep) else "name some"
+            raise SettingsError.at(key, text, "holds no value", remedy)
         elif log:
             raise SettingsError.at(key, text, "only numbers between two bounds have a logarithm", "leave the tag out")
     if log and made.low is not None and made.low <= 0:
