@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from graftlm.claims import Observer, busy, reserved
+from graftlm.claims import Observer, busy, heartbeat_file, parse, read, reserved
 from graftlm.console import Silent, Watched
 from graftlm.errors import StoreError
 from graftlm.store import SCRATCH, StageKey, Store, damage, read_marker
@@ -146,12 +146,15 @@ def test_a_killed_holder_is_taken_over_at_once(group: Group) -> None:
 
 def test_seconds_are_those_of_all_attempts(group: Group) -> None:
     """Of a killed one as the last heartbeat, here of each quarter of a second, told."""
-    first = group.start(steps=30, pause=0.1, lease=1)
-    group.wait("step", 15)
-    first.kill()
-    group.start(steps=30, pause=0.0, lease=1)
-    group.end()
+    first = group.start(steps=300, pause=0.1, lease=1)
     path = Store(group.store).path(KEY)
+    deadline = time.monotonic() + 120
+    while parse(read(heartbeat_file(path))).get("seconds", 0.0) < 1.0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.kill()
+    group.start(steps=300, pause=0.0, lease=1)
+    group.end()
     assert read_marker(path)["seconds"] >= 1.0
 
 
@@ -167,8 +170,11 @@ def test_seconds_of_a_failed_attempt_count_until_its_work_is_removed(tmp_path: P
             store.obtain(key, fail)
         if removed:
             store.path(key).with_suffix(".partial").rmdir()
+        begun = time.monotonic()
         path, _ = store.obtain(key, rows)
-        assert (read_marker(path)["seconds"] < 0.3) == removed
+        took = time.monotonic() - begun  # of this attempt alone: on a slow machine it may be long
+        seconds = read_marker(path)["seconds"]
+        assert seconds <= took + 0.001 if removed else seconds >= 0.3  # it is rounded
 
 
 def test_a_machine_that_vanished_is_taken_over_after_a_lease(group: Group) -> None:

@@ -9,6 +9,7 @@ signals, launchers, several devices and the wheel start an interpreter each.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -89,7 +90,7 @@ def _serve(address: str) -> dict[str, Any] | None:
         if woken in ready:
             woken.recv(4096)
             while lines and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                with lines.pop(ended[0]) as line:
+                with lines.pop(ended[0]) as line, contextlib.suppress(OSError):  # who asked has given up
                     line.sendall(ended[1].to_bytes(8))
         if listener in ready:
             line, _ = listener.accept()

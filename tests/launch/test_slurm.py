@@ -86,10 +86,11 @@ def test_jobs_preempted_or_requeued_end_the_same(
     command = [sys.executable, "-m", "graftlm", *WORDS, "launch=slurm", "launch.cores=1"]
     process = subprocess.Popen(command, cwd=tmp_path, env=cluster, stderr=subprocess.PIPE, text=True)
     try:
-        for seed, disturb in ((1, ("scancel", "--signal=USR2")), (2, ("scontrol", "requeue"))):
-            wait(lambda seed=seed: begun(tmp_path, seed), process)
+        disturb = {1: ("scancel", "--signal=USR2"), 2: ("scontrol", "requeue")}
+        while disturb:  # whichever trains first: it would have ended while the other one is waited for
+            seed = wait(lambda: next((seed for seed in disturb if begun(tmp_path, seed)), None), process)
             (task,) = tmp_path.glob(f"multirun/*/.submitit/*_{seed - 1}")
-            subprocess.run([*disturb, task.name], env=cluster, check=True)
+            subprocess.run([*disturb.pop(seed), task.name], env=cluster, check=True)
         _, told = process.communicate(timeout=200)
     finally:
         process.kill()
@@ -142,9 +143,11 @@ def without_seconds(path: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in read_metrics(path)]
 
 
-def wait(holds: Any, process: subprocess.Popen[str]) -> None:
+def wait(holds: Any, process: subprocess.Popen[str]) -> Any:
+    """What it gives, once it is true."""
     deadline = time.monotonic() + 200
-    while not holds():
+    while not (found := holds()):
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return found

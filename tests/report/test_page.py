@@ -25,7 +25,7 @@ HOSTILE = (
 def in_view(page: Any, id: str) -> Any:
     """The plot once it has been drawn: it is when it comes near the window."""
     page.locator(f"#{id}").scroll_into_view_if_needed()
-    page.wait_for_selector(f"#{id} svg.main-svg", timeout=10_000)
+    page.wait_for_selector(f"#{id} svg.main-svg", timeout=30_000)
     return page.locator(f"#{id}")
 
 
