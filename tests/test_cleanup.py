@@ -117,6 +117,20 @@ def test_unfinished_ones_go_only_when_asked_for(store: Path) -> None:
     assert "abc" in going(store, Rules(partial=True, older_than=DAY), now=time.time() + 2 * DAY)
 
 
+@pytest.mark.parametrize(
+    "text", ["", '{"status": "do', "[]", '{"version": 1, "status": "done", "stages": [{"key": null}]}']
+)
+def test_beside_a_damaged_record_nothing_goes(store: Path, text: str) -> None:
+    """What the job used is known to nobody; it may be all that is there."""
+    record(store.parent / RUNS / "a", OTHER)
+    (store.parent / RUNS / "b").mkdir()
+    (store.parent / RUNS / "b" / "job.json").write_text(text)
+    assert len(look(store)[0]) == 5
+    for rules in (Rules(unreachable=True), Rules(max_size=0)):
+        with pytest.raises(StoreError, match=r"b/job\.json: cannot be read: what this job uses is not known"):
+            going(store, rules)
+
+
 def test_what_a_running_job_will_need_stays(tmp_path: Path) -> None:
     (job,) = compose_jobs(Words(("experiment=smoke", "transfer=naive")))
     planned = stage_keys(job.settings, Fingerprints())

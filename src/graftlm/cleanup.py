@@ -71,7 +71,7 @@ def choose(artifacts: Sequence[Artifact], uses: Sequence[Use], rules: Rules, now
 
     Raises:
         SettingsError: no rule was given.
-        StoreError: `unreachable` without any job's record, or a running job whose stages cannot be told.
+        StoreError: `unreachable` without any job's record, or a job of which cannot be told what it uses.
     """
     if not (rules.of_finished or rules.partial):
         what = "--unreachable, --older-than, --larger-than, --max-size or --partial"
@@ -79,6 +79,8 @@ def choose(artifacts: Sequence[Artifact], uses: Sequence[Use], rules: Rules, now
     if rules.unreachable and not uses:
         reason = "no job.json is there: nothing would be kept"
         raise StoreError.at("--runs", None, reason, "name the folder of your sweeps, or delete the store's folder")
+    for use in uses:
+        _check(use)
     now = time.time() if now is None else now
     by_key = {item.key: item for item in artifacts if item.finished}
     candidates = [item for item in artifacts if (rules.of_finished if item.finished else rules.partial)]
@@ -174,6 +176,13 @@ def wanted(use: Use, fingerprints: Fingerprints | None = None) -> set[str]:
         raise StoreError.at("--runs", use.path, reason, "wait for its end, or delete its folder") from error
 
 
+def _check(use: Use) -> None:
+    """Raises `StoreError` where a record is damaged: what nobody is known to need may be all that the job has."""
+    if not use.told:
+        reason = "cannot be read: what this job uses is not known"
+        raise StoreError.at("--runs", use.path, reason, "mend it, or delete its folder if nothing of it is needed")
+
+
 _FINGERPRINTS = Fingerprints()
 
 
@@ -192,6 +201,7 @@ def delete(
 
     def free(item: Artifact) -> bool:
         for use in newer.uses() if newer else ():
+            _check(use)
             taken.update(with_inputs(use.keys | wanted(use), by_key))
         return item.key not in taken
 

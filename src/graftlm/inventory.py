@@ -37,7 +37,19 @@ class Use:
 
     @property
     def stages(self) -> list[Mapping[str, Any]]:
-        return [stage for stage in self.record.get("stages") or () if isinstance(stage, dict)]
+        found = self.record.get("stages")
+        return [stage for stage in found if isinstance(stage, dict)] if isinstance(found, list) else []
+
+    @property
+    def told(self) -> bool:
+        """Whether its record tells what it used, as far as it came: it could be read, and is no other's or damaged."""
+        found = self.record.get("stages", [])
+        return (
+            bool(self.record)
+            and isinstance(found, list)
+            and all(stage.get("key") for stage in self.stages)
+            and (len(self.stages) == len(found))
+        )
 
     @property
     def keys(self) -> set[str]:
@@ -190,7 +202,7 @@ class Newer:
 
 
 def _uses(runs: Sequence[Path], store: Path, stamps: Mapping[Path, tuple[int, ...]]) -> Iterator[Use]:
-    """The records below folders, each once, but for those that still have the stamp given.
+    """The records below folders, each once, but for those that still have the stamp given; empty where unreadable.
 
     Raises:
         StoreError: one is of another version.
@@ -207,7 +219,8 @@ def _uses(runs: Sequence[Path], store: Path, stamps: Mapping[Path, tuple[int, ..
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 status = path.stat()  # before it is read: what is written later has another stamp
                 stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
-                if stamps.get(real) != stamp and (record := read_record(path)):
+                if stamps.get(real) != stamp:
+                    record = read_record(path)
                     if (version := record.get("version", VERSION)) != VERSION:
                         reason = f"is a record of version {version}: what it uses is not known here"
                         raise StoreError.at("--runs", path, reason, "use the graftlm that wrote it")
