@@ -105,6 +105,13 @@ MISTAKES = [
         ("GB",),
         {"x": ""},
     ),
+    Mistake(
+        "cleaning up beside a damaged record",
+        ("store", "gc", "--unreachable", "--yes", "--store", "{data}", "--runs", "{data}"),
+        "--runs",
+        ("0/job.json", "what this job uses is not known"),
+        {"0/job.json": '{"stages": [', "1/job.json": '{"stages": []}'},
+    ),
     Mistake("no rule", ("store", "gc", "--yes", "--store", "{data}"), "gc", ("rule",), {"x": ""}),
     Mistake("rows below zero", ("data", "--rows", "-1"), "--rows=-1", ("at least 0",)),
     Mistake("rows in words", ("data", "--rows", "all"), "graftlm data", ("--rows", "'all'")),
@@ -144,6 +151,13 @@ MISTAKES = [
     ),
     Mistake("runs to send that are not there", ("wandb", "sync", "nowhere"), "nowhere", ("",)),
     Mistake("a dashboard of nothing", ("wandb", "dashboard", "{data}"), "", ("job.json",), {"x": ""}),
+    Mistake(
+        "a dashboard where a folder is",
+        ("wandb", "dashboard", "{data}", "--out", "{data}"),
+        "--out",
+        ("is a folder", "name a file"),
+        {"0/job.json": json.dumps({"status": "done", "settings": {"finetune": {"seed": 1}}, "stages": []})},
+    ),
     Mistake("nothing to graft", ("transfer",), "graftlm transfer", ("--encoder", "--out")),
     Mistake("a graft into what is there", (*GRAFT, "--out", "{data}/donor"), "--out", ("is there already",), pair=True),
     Mistake(

@@ -49,6 +49,20 @@ def ruin(path, rng):
         return  # ruined already
 
 
+@pytest.mark.parametrize("place", ["a\0b", "a" * 5000])
+def test_a_place_that_no_file_system_has(fake_sweep, fake_arm, tmp_path, place):
+    sweep = fake_sweep(examples=6)
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated", fidelity=0.9)], (1, 2))
+    path = sorted(tmp_path.rglob("job.json"))[0]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    for stage in record["stages"]:
+        stage["path"] = place
+    path.write_text(json.dumps(record), encoding="utf-8")
+    found = collect([tmp_path])
+    assert [warning.split(": ")[1] for warning in found.warnings] == ["names no fine-tuning artifact; left out"]
+    assert sum(len(arm.runs) for arm in found.arms) == 3
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_damage_makes_it_crash(fake_sweep, fake_arm, tmp_path, seed):
     sweep = fake_sweep(examples=6)

@@ -60,6 +60,8 @@ def _check_target(out: Path, force: bool) -> None:
         return
     if not out.is_dir():
         raise ReportError.at("--out", out, "is a file", "name another folder")
+    if out.resolve() == Path.cwd():  # it is replaced, and this process stands in it
+        raise ReportError.at("--out", out, "is the folder that you are in", "name another one")
     if not any(out.iterdir()):
         return
     if not force:

@@ -19,7 +19,7 @@ from graftlm.errors import ReportError
 from graftlm.record import VERSION
 from graftlm.report.defaults import with_defaults
 from graftlm.report.jobs import DONOR_SIDE, Job, flatten, names, plain
-from graftlm.report.records import Artifacts, Run, mapping, number, read_run, rows
+from graftlm.report.records import Artifacts, Run, mapping, number, place, read_run, rows
 from graftlm.search.summary import SUMMARY, read_summary
 
 
@@ -208,8 +208,8 @@ def _find(dirs: Sequence[Path]) -> list[Path]:
                 found[(Path(folder) / "job.json").resolve()] = None
             if SUMMARY in files:  # a search that was continued: the jobs of its earlier sweeps
                 for trial in rows(read_summary(Path(folder)).get("trials")):
-                    record = (Path(folder) / str(trial.get("job")) / "job.json").resolve()
-                    if record.is_file():
+                    record = place(Path(folder), f"{trial.get('job')}/job.json")
+                    if record is not None and record.is_file():
                         found[record] = None
     return list(found)
 

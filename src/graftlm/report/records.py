@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -162,7 +163,16 @@ def _curve(rows: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.float64]], 
 def _folder(path: Path, stage: dict[str, Any] | None) -> Path | None:
     if not stage or not isinstance(stage.get("path"), str):
         return None
-    return (path.parent / stage["path"]).resolve()
+    return place(path.parent, stage["path"])
+
+
+def place(folder: Path, name: str) -> Path | None:
+    """Where a record says that something is; None where no file system could have it there."""
+    with contextlib.suppress(OSError, ValueError):
+        found = (folder / name).resolve()
+        found.exists()
+        return found
+    return None
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def make(dirs: Sequence[Path], out: Path, entity: str | None = None, project: st
     Raises:
         ReportError: no job, jobs of several projects, the package is missing, or `out` cannot be written.
     """
+    if out.is_dir():
+        raise ReportError.at("--out", out, "is a folder", "name a file")
     if importlib.util.find_spec("wandb_workspaces") is None:
         reason = "needs wandb-workspaces, which is not installed"
         raise ReportError.at("wandb dashboard", None, reason, "pip install 'graftlm[dashboard]'")

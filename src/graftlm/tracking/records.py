@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,9 @@ def artifacts_of(folder: Path, record: Mapping[str, Any], stage: str) -> Iterato
     for item in record.get("stages") or ():
         if isinstance(item, dict) and item.get("stage") == stage and isinstance(item.get("path"), str):
             path = Path(os.path.normpath(folder / item["path"]))
-            if path.is_dir():
-                yield path
+            with contextlib.suppress(OSError):  # a name that no file system takes
+                if path.is_dir():
+                    yield path
 
 
 def group_of(record: Mapping[str, Any]) -> str:

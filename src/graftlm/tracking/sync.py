@@ -114,7 +114,11 @@ def check_account() -> str:
     import wandb
     from wandb.sdk.lib import wbauth
 
-    host: str = wandb.setup().settings.base_url
+    try:
+        host: str = wandb.setup().settings.base_url
+    except Exception as error:  # of its settings, by the library that looks at them
+        told = " ".join(str(error).partition(" [")[0].split())
+        raise ReportError.at("wandb", None, f"its settings cannot be read ({told})", "mend WANDB_...") from error
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             known = wbauth.authenticate_session(host=host, source="graftlm", no_offline=True, prompt=False)
