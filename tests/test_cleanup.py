@@ -118,7 +118,7 @@ def test_unfinished_ones_go_only_when_asked_for(store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"status": "do', "[]", '{"version": 1, "status": "done", "stages": [{"key": null}]}']
+    "text", ["", '{"status": "do', "[]", "[" * 100_000, '{"version": 1, "status": "done", "stages": [{"key": null}]}']
 )
 def test_beside_a_damaged_record_nothing_goes(store: Path, text: str) -> None:
     """What the job used is known to nobody; it may be all that is there."""

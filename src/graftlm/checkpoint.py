@@ -126,7 +126,7 @@ def read_config(checkpoint: str, revision: str | None, path: str) -> dict[str, A
     file = Path(resolve(checkpoint, path, [CONFIG])) / CONFIG if local else _fetch_config(checkpoint, revision, path)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise CheckpointError.at(path, checkpoint, f"its {CONFIG} cannot be read ({first_line(error)})") from error
     if not isinstance(config, dict):
         raise CheckpointError.at(path, checkpoint, f"its {CONFIG} is no JSON object")
@@ -152,7 +152,7 @@ def check_checkpoint(checkpoint: str, config: Mapping[str, Any] | None, kind: st
     if weights.suffix == ".json":
         try:
             shards = set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, RecursionError, ValueError, KeyError, TypeError, AttributeError):
             return [Problem(path, checkpoint, f"{weights.name} cannot be read", "fetch the checkpoint again")]
         if outside := next((shard for shard in sorted(map(str, shards)) if Path(shard).name != shard), None):
             return [Problem(path, checkpoint, f"{weights.name} names a file elsewhere ({outside})", "name another one")]

@@ -303,7 +303,7 @@ def read(file: Path) -> bytes:
 def parse(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
-    except ValueError:
+    except (RecursionError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -98,7 +98,8 @@ def problem(override: str, error: Exception) -> Problem:
         return Problem(key, value, reason, "choices are " + ", ".join(group_options(key)))
     if "Could not find" in text or "Could not override" in text:
         # Hydra names those of one's own folders (--config-dir) too
-        options = sorted(re.findall(r"^\t(\S.*)$", text, re.MULTILINE)) or group_options(key)
+        listed = text.partition("Config search path")[0]
+        options = sorted(re.findall(r"^\t(\S.*)$", listed, re.MULTILINE)) or group_options(key)
         if options:
             close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
             remedy = f"did you mean {close[0]}?" if close else ""

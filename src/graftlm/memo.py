@@ -102,6 +102,6 @@ def installation() -> list[Any] | None:
 def _read() -> dict[str, Any]:
     try:
         known = json.loads((cache_folder() / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

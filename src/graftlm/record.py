@@ -47,6 +47,6 @@ def read_record(path: Path) -> dict[str, Any]:
     """A job's record; an empty one where it cannot be read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -293,7 +293,7 @@ def read_marker(path: Path) -> dict[str, Any]:
     """
     try:
         marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise StoreError.at("store.dir", path, f"has no readable {MARKER}", "remove that folder") from error
     if not isinstance(marker, dict):
         raise StoreError.at("store.dir", path, f"has no readable {MARKER}", "remove that folder")

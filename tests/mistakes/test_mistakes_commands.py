@@ -186,6 +186,28 @@ MISTAKES = [
         pair=True,
     ),
     Mistake(
+        "text without end",
+        (*GRAFT, "--out", "o", "--text", "/dev/zero"),
+        "--text=/dev/zero",
+        ("is a device",),
+        pair=True,
+    ),
+    Mistake(
+        "text in brackets without end",
+        (*GRAFT, "--out", "o", "--text", "{data}/t.jsonl"),
+        "--text",
+        ("without a JSON field `text`",),
+        {"t.jsonl": '{"text": "a"}\n' + "[" * 100_000},
+        pair=True,
+    ),
+    Mistake(
+        "two strategies at once",
+        (*GRAFT[:-1], "embeddings,naive", "--out", "o"),
+        "--strategy=embeddings,naive",
+        ("is no name of one", "one of calibrated"),
+        pair=True,
+    ),
+    Mistake(
         "one text",
         (*GRAFT, "--out", "o", "--text", "{data}/t.txt"),
         "--text",

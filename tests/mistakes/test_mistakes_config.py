@@ -91,7 +91,7 @@ MISTAKES = [
     Mistake("unknown step", (*SMOKE, "transfer.steps=[{step: embedings}]"), "transfer.steps[0].step", ("embeddings",)),
     Mistake("a number for a group", (*SMOKE, "finetune=5"), "finetune=5", ("must be a group of settings",)),
     Mistake("null for a group", (*SMOKE, "finetune=null"), "finetune", ("must be a group of settings",)),
-    Mistake("no choice", (*SMOKE, "model="), "model", ("choices are",)),
+    Mistake("no choice", (*SMOKE, "model="), "model", ("choices are base, ", "tiny")),
     Mistake("an experiment that is none", ("run", "experiment=smok"), "experiment", ("did you mean smoke",)),
     Mistake("a kind of source that is none", (*SMOKE, "data.kind=file"), "data.kind=file", ("one of docstrings",)),
     Mistake(

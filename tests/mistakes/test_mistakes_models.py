@@ -259,6 +259,14 @@ MISTAKES = [
         {"donor/config.json": "{"},
         pair=True,
     ),
+    Mistake(
+        "a configuration without end",
+        PAIR,
+        HOST,
+        ("config.json cannot be read",),
+        {"host/config.json": "[" * 100_000},
+        pair=True,
+    ),
     Mistake("a configuration that is a list", PAIR, DONOR, ("no JSON object",), {"donor/config.json": "[]"}, pair=True),
     Mistake(
         "a model in the other's place",

@@ -63,6 +63,20 @@ def test_a_place_that_no_file_system_has(fake_sweep, fake_arm, tmp_path, place):
     assert sum(len(arm.runs) for arm in found.arms) == 3
 
 
+def test_json_that_is_nested_beyond_all_measure(fake_sweep, fake_arm, tmp_path):
+    sweep = fake_sweep(examples=6)
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated", fidelity=0.9)], (1, 2))
+    for path in [path for path in tmp_path.rglob("*.json*") if path.name != "artifact.json"]:
+        kept = path.read_text(encoding="utf-8")
+        path.write_text("[" * 100_000, encoding="utf-8")
+        try:
+            found = collect([tmp_path])
+            to_markdown(compare(found))
+            assert found.warnings or path.name in ("cost.json", "transfer.json", "report.json"), path
+        finally:
+            path.write_text(kept, encoding="utf-8")
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_damage_makes_it_crash(fake_sweep, fake_arm, tmp_path, seed):
     sweep = fake_sweep(examples=6)

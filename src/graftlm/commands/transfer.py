@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,8 @@ def run(arguments: Sequence[str]) -> int:
     add("--config-dir", metavar="DIR", help="a folder of your own config groups (DIR/transfer/mine.yaml)")
     add("overrides", nargs="*", metavar="SETTING=VALUE", help="settings of the strategy")
     options = parser.parse_intermixed_args(arguments)
+    if not re.fullmatch(r"[\w-]+", options.strategy):
+        raise SettingsError.at("--strategy", options.strategy, "is no name of one", "one of " + ", ".join(strategies))
     if options.config_dir is not None and not Path(options.config_dir).is_dir():
         reason, remedy = "no such folder", "give the folder of your own config groups"
         raise SettingsError.at("--config-dir", options.config_dir, reason, remedy)

@@ -119,7 +119,7 @@ class Corpus:
         self.path = Path(path)
         try:
             self.summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, RecursionError, ValueError) as error:
             remedy = "delete its folder, if it is there, and give the command again"
             raise StoreError.at("store", self.path, f"holds no corpus: {error}", remedy) from error
         self.languages: list[str] = self.summary["languages"]

@@ -166,6 +166,6 @@ def _comparison(job: Path, record: Mapping[str, Any]) -> tuple[dict[str, Any], d
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -217,7 +217,7 @@ def _find(dirs: Sequence[Path]) -> list[Path]:
 def _read_job(path: Path, warnings: list[str]) -> Job | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         warnings.append(f"{path}: cannot be read ({error})")
         return None
     if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):

@@ -52,7 +52,7 @@ class Artifacts:
                 if not isinstance(value, dict):
                     raise ValueError("it holds no object")
                 self._read[path] = value
-            except (OSError, ValueError) as error:
+            except (OSError, RecursionError, ValueError) as error:
                 if needed or path.exists():
                     self.warnings.append(f"{path}: cannot be read ({_why(error)})")
         found: dict[str, Any] = self._read[path]
@@ -71,7 +71,7 @@ class Artifacts:
                 if line.strip():
                     try:
                         row = json.loads(line)
-                    except ValueError:
+                    except (RecursionError, ValueError):
                         row = None
                     if isinstance(row, dict):
                         rows.append(row)

@@ -72,7 +72,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """The summary in a folder; an empty one where there is none that can be read."""
     try:
         found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -86,7 +86,7 @@ def _inputs_of(folder: Path) -> dict[str, Path]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 

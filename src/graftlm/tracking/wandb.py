@@ -193,7 +193,7 @@ def read_note(folder: Path) -> dict[str, Any]:
     """What was noted beside a run; empty where it is none of ours."""
     try:
         found = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

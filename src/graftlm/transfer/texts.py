@@ -30,6 +30,8 @@ def read_texts(path: Path) -> tuple[list[str], list[str]]:
         DataError: it cannot be read, or holds fewer than two texts.
     """
     codes: list[str] = []
+    if path.is_char_device() or path.is_block_device():  # /dev/zero has no end
+        raise DataError.at("--text", path, "is a device", "name a file of text")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         if path.suffix == ".jsonl":
@@ -41,7 +43,7 @@ def read_texts(path: Path) -> tuple[list[str], list[str]]:
         raise DataError.at("--text", path, f"cannot be read: {error.strerror}", "name a file of text") from error
     except UnicodeDecodeError as error:
         raise DataError.at("--text", path, "is not UTF-8", "convert it") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError.at(
             "--text", path, "has a line without a JSON field `text`", "give plain text as .txt"
         ) from error
