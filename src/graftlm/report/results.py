@@ -1,4 +1,4 @@
-"""What a report holds: its figures, arms and contrasts. docs/comparison.md describes every key of report.json."""
+"""What a report holds: its figures, arms and contrasts. docs/comparing.md describes every key of report.json."""
 
 from __future__ import annotations
 

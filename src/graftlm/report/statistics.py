@@ -1,6 +1,6 @@
 """The statistics of a paired comparison: numpy, and scipy for Student's distribution.
 
-One number a seed and an arm, seeds paired on the same data order. `docs/comparison.md` says in words what is claimed
+One number a seed and an arm, seeds paired on the same data order. `docs/comparing.md` says in words what is claimed
 and what is assumed. Every random draw comes from a generator with a fixed seed: the same records give the same report.
 """
 
