@@ -85,6 +85,26 @@ def test_arms_of_another_schedule_are_not_compared_silently(fake_sweep, fake_arm
     assert any("finetune.lr (0.001 → 0.01)" in warning for warning in report.warnings)
 
 
+def test_what_stands_beside_the_headline_is_of_the_arm_that_it_names(fake_sweep, fake_arm, tmp_path):
+    sweep = fake_sweep()
+    other = fake_arm("embeddings", early=-2, late=-0.9, settings=(("finetune.lr", 0.01),))
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated", early=-0.5, late=-0.12), other], (1, 2, 3))
+
+    def facts():
+        page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        return page.partition('<dl class="facts">')[2].partition("</dl>")[0]
+
+    report = build_report([sweep.root], tmp_path / "out")
+    assert report.headline.startswith("calibrated is better")
+    assert "<bdi>calibrated</bdi> against <bdi>none</bdi>" in facts()
+    assert "embeddings" not in facts()
+    for path in sweep.root.rglob("job.json"):
+        if json.loads(path.read_text(encoding="utf-8"))["choices"]["transfer"] == "calibrated":
+            path.unlink()
+    assert build_report([sweep.root], tmp_path / "out").headline == "Nothing can be compared"
+    assert facts() == ""
+
+
 def test_another_corpus_or_other_batches_from_the_same_settings_are_said(fake_sweep, fake_arm):
     sweep = fake_sweep()
     sweep.sweep([fake_arm("none"), fake_arm("calibrated"), fake_arm("embeddings")], (1, 2, 3))

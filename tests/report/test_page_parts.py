@@ -19,7 +19,7 @@ from graftlm.report.page_style import labels, shorten, styles
 from graftlm.report.page_tensors import pack
 from graftlm.report.samples import choose, tag
 from graftlm.report.tables import grafts
-from graftlm.report.text import duration, flops, pvalue, share, show
+from graftlm.report.text import duration, flops, level, pvalue, share, show
 
 
 def test_small_things() -> None:
@@ -32,7 +32,9 @@ def test_small_things() -> None:
     assert (flops(1.23e14), flops(0), flops(None)) == ("1.2 × 10¹⁴", "0", "–")
     assert (pvalue(0.0312), pvalue(0.0001), pvalue(1.0)) == (".031", "< .001", "1")
     assert [share({"x": value}, "x") for value in (0.0, 0.004, 0.41, 12.3)] == ["0", "< 0.01", "0.41", "12"]
-    assert share({"x_above": 2.0}, "x") == "> 2.0"
+    # a bound is rounded down: an arm that was followed to 1.96 may have needed less than 2.0
+    assert [share({"x_above": value}, "x") for value in (2.0, 1.96, 0.966)] == ["> 2.0", "> 1.9", "> 0.96"]
+    assert [level(value) for value in (0.95, 0.9, 0.995, 0.9999)] == ["95%", "90%", "99.5%", "99.99%"]
     assert [show(value) for value in (-0.0004, -0.0006, None)] == ["0.000", "−0.001", "–"]
     assert escape("a|b <i> [x](y)\n#") == "a\\|b &lt;i&gt; \\[x\\](y) \\#"
     assert (tag("de_DE"), tag("x\" onload='"), tag("")) == ("de", "", "")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from graftlm.report import examples
+from graftlm.report import examples, text
 from graftlm.report import statistics as stats
 from graftlm.report.budget import equal_compute, to_best
 from graftlm.report.collect import Arm, Collection
@@ -32,7 +32,7 @@ def rule(confidence: float, primary: str = "auc") -> str:
     kind = "bootstrap interval over seeds and examples" if primary in BY_EXAMPLE else "t-interval"
     return (
         f"The primary figure, chosen beforehand, is {figure}, paired by fine-tuning seed. An arm is called better or "
-        f"worse if at least three seeds are paired, the {confidence:.0%} {kind} of the paired differences excludes "
+        f"worse if at least three seeds are paired, the {text.level(confidence)} {kind} of the paired differences excludes "
         f"zero, the t-test's p corrected by Holm over the arms is at most {level}, and, where the seeds are many "
         "enough for an exact sign-flip test to reach that level at all, its corrected p agrees. Controls are "
         "corrected among themselves, and so are the contrasts. Otherwise: cannot tell."

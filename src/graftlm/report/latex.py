@@ -7,7 +7,7 @@ from typing import Any
 
 from graftlm.report import plain
 from graftlm.report.records import mapping, number, rows
-from graftlm.report.text import pvalue, share
+from graftlm.report.text import level, pvalue, share
 
 # figures by their names in report.json
 _FIGURES = (("test_loss", "Test loss"), ("rougeL", "ROUGE-L"), ("chrf", "chrF"), ("bleu", "BLEU"))
@@ -56,7 +56,7 @@ def to_latex(report: Mapping[str, Any]) -> str:
         r"\centering",
         r"\small",
         rf"\caption{{{escape(report.get('headline'))}. {escape(report.get('detail'))}",
-        rf"Differences against the baseline, paired by seed, with {confidence * 100:g}\% intervals; $p$ after Holm.",
+        rf"Differences against the baseline, paired by seed, with {escape(level(confidence))} intervals; $p$ after Holm.",
         r"Steps and compute: the share of the baseline's that reached its best validation loss, the donor's training",
         rf"charged. \textsuperscript{{a}}{_capital(escape(primary.get('label')))}.}}",
         r"\label{tab:graftlm}",

@@ -9,7 +9,7 @@ from graftlm.report import plain
 from graftlm.report.compare import FIGURES, ArmReport, Report
 from graftlm.report.figures import READS
 from graftlm.report.results import UNITS
-from graftlm.report.text import duration, flops, interval, pvalue, share, show
+from graftlm.report.text import duration, flops, interval, level, pvalue, share, show
 
 
 def to_markdown(report: Report) -> str:
@@ -27,7 +27,7 @@ def to_markdown(report: Report) -> str:
     lines += ["| " + " | ".join(_row(arm, primary, names)) + " |" for arm in report.arms]
     lines += [
         "",
-        f"Differences are against the baseline, with {report.confidence:.0%} intervals. *steps* and *compute*: the "
+        f"Differences are against the baseline, with {level(report.confidence)} intervals. *steps* and *compute*: the "
         "share of the baseline's that an arm needed to reach the baseline's best validation loss, the donor's "
         "training charged.",
         "",

@@ -17,12 +17,13 @@ from graftlm.report.collect import Collection
 from graftlm.report.compare import FIGURES, Report, clean
 from graftlm.report.page_commands import figure_commands, report_command, sweeps
 from graftlm.report.page_data import curve_table, plots
-from graftlm.report.page_style import FEW, digits, first_shown, labels, lead, primary, shorten, styles
+from graftlm.report.page_style import FEW, digits, first_shown, labels, primary, shorten, styles
 from graftlm.report.page_tensors import pack
 from graftlm.report.samples import choose
 from graftlm.report.tables import codes, grafts, scores, varying
 from graftlm.report.tensormap import MARKS, MEANING, STATUSES
-from graftlm.report.text import duration, flops, interval, percent, pvalue, share, show, signed
+from graftlm.report.text import duration, flops, interval, level, percent, pvalue, share, show, signed
+from graftlm.report.verdict import leading
 
 HERE = Path(__file__).parent
 # one after another they are the body of one function: what the first ones define, the others use
@@ -46,6 +47,7 @@ def render(report: Report, collection: Collection) -> str:
             "flops": flops,
             "signed": signed,
             "interval": interval,
+            "level": level,
             "pvalue": pvalue,
             "percent": percent,
         }
@@ -73,7 +75,7 @@ def render(report: Report, collection: Collection) -> str:
         warnings=[shorten(text, names) for text in report.warnings],
         arms=report.arms,
         compared=compared,
-        lead=lead(report.arms, main),
+        lead=leading(report.arms),
         main=main,
         many=len(report.arms) > FEW,
         main_label=FIGURES[main][0],

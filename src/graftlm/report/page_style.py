@@ -119,13 +119,3 @@ def first_shown(arms: Sequence[ArmReport], main: str = "auc") -> list[str]:
     kept |= {arm.name for arm in [arm for arm in arms if arm.is_baseline][:3]}
     kept |= {arm.name for arm in [arm for arm in arms if arm.control][:4]}
     return [arm.name for arm in arms if arm.name in kept]
-
-
-def lead(arms: Sequence[ArmReport], main: str = "auc") -> ArmReport | None:
-    """The arm that the verdict is about: its name opens one of the two sentences."""
-    candidates = [arm for arm in arms if main in arm.difference and not arm.control] or [
-        arm for arm in arms if main in arm.difference
-    ]
-    rank = {"better": 0, "cannot tell": 1, "worse": 2}
-    side = -1 if FIGURES[main][1] is False else 1
-    return min(candidates, key=lambda arm: (rank[arm.word], side * arm.difference[main].mean), default=None)

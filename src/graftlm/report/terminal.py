@@ -12,13 +12,14 @@ from rich.text import Text
 
 from graftlm.report.results import UNITS, ArmReport, Contrast, Report
 from graftlm.report.text import interval, share, show
+from graftlm.report.verdict import leading
 
 _STYLES = {"better": "bold green", "worse": "bold red", "cannot tell": "yellow"}
 
 
 def print_report(report: Report, console: Console) -> None:
     """Prints the verdict, the table of arms, caveats, warnings and failed jobs."""
-    lead = next((arm for arm in report.arms if arm.word and arm.name in report.headline), None)
+    lead = leading(report.arms)
     console.print()
     console.print(Text(safe(report.headline), style=_STYLES.get(lead.word if lead else "", "bold")))
     console.print(Text(safe(report.detail)))

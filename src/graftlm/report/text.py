@@ -17,8 +17,15 @@ def share(mean: dict[str, float | None], name: str) -> str:
             return "0" if value <= 0 else "< 0.01"
         return f"{value:.2f}" if value < 10 else f"{value:.0f}"
     if above is not None and above < float("inf"):
-        return f"> {above:.1f}"
+        digits = 1 if above >= 1 else 2
+        scale = 10**digits
+        return f"> {math.floor(above * scale + 1e-6) / scale:.{digits}f}"  # rounded up, the bound would not hold
     return "–"
+
+
+def level(confidence: float) -> str:
+    """`95%`, `99.9%`: never rounded to a hundred."""
+    return f"{100 * confidence:.6g}%"
 
 
 def interval(difference: Difference, digits: int = 3) -> str:

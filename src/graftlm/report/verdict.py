@@ -10,29 +10,25 @@ from graftlm.report.collect import Collection
 from graftlm.report.probes import READS
 from graftlm.report.results import FIGURES, UNITS, ArmReport
 from graftlm.report.statistics import Difference, Floats
-from graftlm.report.text import interval, share, signed
+from graftlm.report.text import interval, level, share, signed
 
 
 def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
     """A headline that a person can repeat, and the sentence with its figures."""
-    candidates = [arm for arm in arms if not arm.is_baseline and not arm.control] or [
-        arm for arm in arms if not arm.is_baseline
-    ]
-    # arms on other data or another schedule are shown with what differs; a headline would compare them silently
-    compared = [arm for arm in candidates if arm.main is not None and not arm.differs]
+    candidates = _candidates(arms)
+    ranked = _ranked(candidates)
     if not arms:
         return "No run finished", "There is nothing to compare."
     if not any(arm.is_baseline for arm in arms):
         return "Whether a graft helps cannot be said", "There is no baseline among these runs."
     if not candidates:
         return "Only the baseline was run", "There is no arm to compare it with."
-    if not compared:
+    if not ranked:
         if any(arm.differs for arm in candidates):
             return "Nothing can be compared", "Every arm differs from the baselines in more than the graft; see below."
         if any(arm.pairs for arm in candidates):
             return "Nothing can be compared", f"No arm has the primary figure, {_label(candidates[0])}."
         return "Nothing can be compared", "No arm shares a fine-tuning seed with the baseline."
-    ranked = sorted(compared, key=lambda arm: (_RANK[arm.word], _loss(arm)))
     best = ranked[0]
     against = f"the baseline ({best.compared_to})"
     more = _others(ranked)
@@ -45,7 +41,6 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
             return f"{best.name} is worse than {against}", f"Its {_noun(best)} was {_gain(best, confidence)}."
         detail = f"Even {best.name}'s {_noun(best)} was {_gain(best, confidence)}.{more}"
         return f"Every arm is worse than {against}", detail
-    best = min((arm for arm in ranked if arm.word == "cannot tell"), key=_loss)
     count = _main(best).n
     seeds = f"{count} seed" + ("" if count == 1 else "s")
     open_arms = sum(1 for arm in ranked if arm.word == "cannot tell")
@@ -58,6 +53,24 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
         f"With {seeds} one cannot tell whether {who} is better than {against}",
         f"{closest} {_noun(best)} was {_gain(best, confidence)}{needed}.{more}",
     )
+
+
+def leading(arms: Sequence[ArmReport]) -> ArmReport | None:
+    """The arm that the verdict is about; None where it is about none."""
+    return next(iter(_ranked(_candidates(arms))), None)
+
+
+def _candidates(arms: Sequence[ArmReport]) -> list[ArmReport]:
+    return [arm for arm in arms if not arm.is_baseline and not arm.control] or [
+        arm for arm in arms if not arm.is_baseline
+    ]
+
+
+def _ranked(candidates: Sequence[ArmReport]) -> list[ArmReport]:
+    """Best first. Arms on other data or another schedule are shown with what differs, elsewhere: a headline would
+    compare them silently."""
+    compared = [arm for arm in candidates if arm.main is not None and not arm.differs]
+    return sorted(compared, key=lambda arm: (_RANK[arm.word], _loss(arm)))
 
 
 def _main(arm: ArmReport) -> Difference:
@@ -103,9 +116,9 @@ def _between(difference: Difference, confidence: float, digits: int = 3) -> str:
     low, high = difference.low, difference.high
     if low > 0 or high < 0:  # one direction: sizes are easier to say than signs
         low, high = sorted((abs(low), abs(high)))
-        return f" ({confidence:.0%} interval {low:.{digits}f} to {high:.{digits}f}, {seeds})"
+        return f" ({level(confidence)} interval {low:.{digits}f} to {high:.{digits}f}, {seeds})"
     between = f"{signed(low, digits)} to {signed(high, digits)}"
-    return f" ({confidence:.0%} interval of the difference {between}, {seeds})"
+    return f" ({level(confidence)} interval of the difference {between}, {seeds})"
 
 
 def _speed(arm: ArmReport) -> str:
