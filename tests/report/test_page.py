@@ -230,7 +230,10 @@ def test_figures_are_copied_and_saved(page: Any, tmp_path: Path) -> None:
     assert "report.html#learning" in copied
     assert re.search(r"^graftlm report .*sweep/0 .*--out report$|^graftlm report .* --out report$", copied, re.M)
     assert page.inner_text("#learning .tools .said") == "Copied."
-    page.locator("#commands [data-copy-beside]").last.click()
+    # 21 runs, each by a command of its own: the rest is folded, and the report's own command comes before it
+    assert page.locator("#commands .command:visible").count() == 8 + 1
+    assert page.inner_text("#commands summary") == "13 more commands of runs"
+    page.locator("#commands [data-copy-beside]:visible").last.click()
     page.wait_for_function("window.copied.startsWith('graftlm report')")
     with page.expect_download() as saved:
         page.locator("#costs [data-csv]").click()
@@ -288,6 +291,14 @@ def test_on_paper_everything_is_drawn_in_ink_on_white(built: Path, open_page: An
         inside = page.locator(f"#{plot} svg.main-svg").first
         assert inside.bounding_box()["height"] == page.locator(f"#{plot}").bounding_box()["height"], plot
     assert page.locator("#map .cells").count() == 1
+    legend = page.locator("#learning .legend button:visible")
+    assert [text.split()[0] for text in legend.all_inner_texts()].count("calibrated") == 2
+    assert legend.count() == 7, "the arms by their colours; no buttons that only a screen can use"
+    assert page.locator("#cost svg .legend .traces:visible").count() == 3
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 between margins of a centimetre
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718, "a wider page would be printed smaller"
+    settings = page.locator("table.settings")
+    assert settings.bounding_box()["width"] <= settings.locator("..").bounding_box()["width"]
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert page.troubles == []

@@ -163,7 +163,7 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
     leaning = [arm for arm in candidates if arm.basis == "t-test only"]
     if leaning:
         said.append(
-            f"{_list(leaning)}: rests on a t-test, which takes the differences between seeds to be roughly normal; "
+            f"{_list(leaning)}: rest{'s' if len(leaning) == 1 else ''} on a t-test, which takes the differences between seeds to be roughly normal; "
             "an exact test needs more seeds before it can speak for this many arms."
         )
     fading = [
