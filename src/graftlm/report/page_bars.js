@@ -9,7 +9,7 @@ define("languages", (style) => {
     const shown = codes.filter((code) => typeof (arm.languages[code] || {})[name] === "number");
     if (!shown.length) return;
     const offset = (place / Math.max(kept.length - 1, 1) - 0.5) * -room;
-    traces.push({ type: "scatter", mode: "markers", x: shown.map((code) => arm.languages[code][name]), y: shown.map((code) => codes.indexOf(code) + offset), meta: arms.indexOf(arm),
+    traces.push({ type: "scatter", mode: "markers", x: shown.map((code) => arm.languages[code][name]), y: shown.map((code) => codes.indexOf(code) + offset), meta: arms.indexOf(arm), cliponaxis: false, // a score of 0 is a whole point too
       marker: { color: style.colour(arm), symbol: arm.symbol, size: 8, line: { width: arm.control ? 1.75 : 0, color: style.colour(arm) } }, hovertemplate: `<b>${plain(arm.label)}</b>: %{x:.1f}<extra></extra>` });
     shown.forEach((code) => table.push([arm.name, code, arm.languages[code][name]]));
   });

@@ -129,7 +129,8 @@ def _speed(arm: ArmReport) -> str:
     compute = arm.mean.get("compute_share")
     if compute is None:
         return text
-    return f"{text} ({compute:.0%} of the compute once the donor's training is charged)"
+    told = f"{compute:.0%} of" if compute < 2 else f"{compute:.1f} times"
+    return f"{text} ({told} the compute once the donor's training is charged)"
 
 
 def _others(ranked: Sequence[ArmReport]) -> str:
