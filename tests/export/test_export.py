@@ -97,6 +97,9 @@ def test_the_card_says_what_it_is(sweep: Path, tmp_path: Path) -> None:
     assert "by the strategy `calibrated`" in text
     report = json.loads((tmp_path / "sweep/report.json").read_text())
     assert f"**{report['headline']}.**" in text
+    told = next(arm for arm in report["arms"] if arm["name"] == "calibrated")["difference"]["auc"]
+    low, high = (f"−{abs(told[end]):.3f}" for end in ("low", "high"))
+    assert f"−{abs(told['mean']):.3f} (95% interval {low} to {high}; less is better)" in text
     assert "forced\\_bos" not in text
     assert 'forced_bos_token_id=tokenizer.convert_tokens_to_ids("de_DE")' in text, "two target languages"
     assert "num_beams=2, max_new_tokens=5" in text

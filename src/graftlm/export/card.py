@@ -16,7 +16,7 @@ from graftlm.export.source import Source
 from graftlm.report import plain
 from graftlm.report.markdown import code, escape, fenced
 from graftlm.report.records import mapping, number, rows
-from graftlm.report.text import duration, flops, show, signed
+from graftlm.report.text import duration, flops, level, show, signed
 
 _SCORES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "chrf": "chrF", "bleu": "BLEU"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -203,11 +203,14 @@ def _comparison(source: Source) -> str:
             found = mapping(mapping(arm.get("difference")).get(key))
             mean, low, high = (number(found.get(part)) for part in ("mean", "low", "high"))
             if mean is not None:
-                between = (
-                    f" [{signed(low)}, {signed(high)}]" if low is not None and high is not None else ", no interval"
-                )
+                digits = 1 if about.get("unit") == "points" else 3
+                between = "no interval"
+                if low is not None and high is not None:
+                    confidence = level(number(report.get("confidence")) or 0.95)
+                    between = f"{confidence} interval {signed(low, digits)} to {signed(high, digits)}"
                 less = "less" if about.get("less", True) else "more"
-                lines.append(f"- {escape(about.get('label') or key)}: {signed(mean)}{between} ({less} is better)")
+                label = escape(about.get("label") or key)
+                lines.append(f"- {label}: {signed(mean, digits)} ({between}; {less} is better)")
     if alarms := rows(arm.get("alarms")):
         lines += ["\nWhat probes of its outputs found:\n"]
         lines += [f"- **{escape(item.get('word'))}**. {escape(item.get('text'))}" for item in alarms]

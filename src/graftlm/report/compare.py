@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from graftlm.report import examples, text
+from graftlm.report import examples
 from graftlm.report import statistics as stats
 from graftlm.report.budget import equal_compute, to_best
 from graftlm.report.collect import Arm, Collection
@@ -21,19 +21,20 @@ from graftlm.report.probes import alarms, probes_of, worst_of
 from graftlm.report.records import Run
 from graftlm.report.results import BY_EXAMPLE, FIGURES, UNITS, ArmReport, Contrast, Report, clean
 from graftlm.report.statistics import Difference
+from graftlm.report.text import level
 
 __all__ = ["FIGURES", "ArmReport", "Contrast", "Report", "clean", "compare", "rule"]
 
 
 def rule(confidence: float, primary: str = "auc") -> str:
     """The rule for the words, in words."""
-    level = f"{1 - confidence:.2g}"
+    most, sure = f"{1 - confidence:.2g}", level(confidence)
     figure = "the mean validation loss over the log-step axis" if primary == "auc" else f"the {FIGURES[primary][0]}"
     kind = "bootstrap interval over seeds and examples" if primary in BY_EXAMPLE else "t-interval"
     return (
         f"The primary figure, chosen beforehand, is {figure}, paired by fine-tuning seed. An arm is called better or "
-        f"worse if at least three seeds are paired, the {text.level(confidence)} {kind} of the paired differences excludes "
-        f"zero, the t-test's p corrected by Holm over the arms is at most {level}, and, where the seeds are many "
+        f"worse if at least three seeds are paired, the {sure} {kind} of the paired differences excludes "
+        f"zero, the t-test's p corrected by Holm over the arms is at most {most}, and, where the seeds are many "
         "enough for an exact sign-flip test to reach that level at all, its corrected p agrees. Controls are "
         "corrected among themselves, and so are the contrasts. Otherwise: cannot tell."
     )

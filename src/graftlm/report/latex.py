@@ -40,7 +40,7 @@ def to_latex(report: Mapping[str, Any]) -> str:
     shown = [
         item for item in _FIGURES if any(number(mapping(arm.get("mean")).get(item[0])) is not None for arm in arms)
     ]
-    confidence = number(report.get("confidence")) or 0.95
+    sure = escape(level(number(report.get("confidence")) or 0.95))
     primary = mapping(report.get("primary")) or {"figure": "auc", "label": "validation loss along training"}
     figure = str(primary.get("figure"))
     shown = [item for item in shown if item[0] != figure]
@@ -56,7 +56,7 @@ def to_latex(report: Mapping[str, Any]) -> str:
         r"\centering",
         r"\small",
         rf"\caption{{{escape(report.get('headline'))}. {escape(report.get('detail'))}",
-        rf"Differences against the baseline, paired by seed, with {escape(level(confidence))} intervals; $p$ after Holm.",
+        rf"Differences against the baseline, paired by seed, with {sure} intervals; $p$ after Holm.",
         r"Steps and compute: the share of the baseline's that reached its best validation loss, the donor's training",
         rf"charged. \textsuperscript{{a}}{_capital(escape(primary.get('label')))}.}}",
         r"\label{tab:graftlm}",

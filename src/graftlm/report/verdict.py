@@ -157,14 +157,21 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
         said.append(collection.primary_note)
     candidates = [arm for arm in arms if not arm.is_baseline and not arm.control and arm.main is not None]
     better = [arm for arm in candidates if arm.word == "better"]
+    controls = [arm for arm in arms if arm.control and arm.word == "better"]
+    if controls and better:
+        said.append(
+            f"The control {_list(controls)} is better than the baseline as well: that part of the gain does not come "
+            "from what the control was made to destroy."
+        )
     fewest = min((_main(arm).n for arm in candidates), default=None)
     if fewest is not None and fewest < 3:
         seeds = f"{fewest} paired seed" + ("" if fewest == 1 else "s")
         said.append(f"{seeds} cannot support a claim beyond these very runs, whatever the size of the difference.")
     leaning = [arm for arm in candidates if arm.basis == "t-test only"]
     if leaning:
+        rest = "rests" if len(leaning) == 1 else "rest"
         said.append(
-            f"{_list(leaning)}: rest{'s' if len(leaning) == 1 else ''} on a t-test, which takes the differences between seeds to be roughly normal; "
+            f"{_list(leaning)}: {rest} on a t-test, which takes the differences between seeds to be roughly normal; "
             "an exact test needs more seeds before it can speak for this many arms."
         )
     fading = [
@@ -188,12 +195,6 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
         said.append(
             f"{early:.0%} of the log-step axis lies before the second validation and is a straight line between two "
             "points: lower finetune.val_interval to see the early steps that the primary figure weighs most."
-        )
-    controls = [arm for arm in arms if arm.control and arm.word == "better"]
-    if controls and better:
-        said.append(
-            f"The control {_list(controls)} is better than the baseline as well: that part of the gain does not come "
-            "from what the control was made to destroy."
         )
     if any(arm.control for arm in arms) is False and candidates:
         said.append("No control was run (a name copy, shuffled weights): what the gain comes from is not tested.")
