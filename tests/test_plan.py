@@ -10,6 +10,7 @@ import pytest
 
 from graftlm import memo, plan
 from graftlm.compose import compose_jobs
+from graftlm.errors import SettingsError
 from graftlm.job import Words
 from graftlm.plan import Fingerprints, stage_keys
 from graftlm.schema import Settings
@@ -38,6 +39,7 @@ EXPECTED: dict[str, tuple[Any, set[str]]] = {
     "transfer.adapter.targets": (["out"], set()),  # of an adapter of no rank
     "transfer.adapter": (None, set()),
     "pretrain": (None, TRAINED),
+    "pretrain.donors": (3, set()),  # which seed that means is settled when the words are read
     "finetune": (None, TUNED),
     "finetune.seed": (None, GRAFTED),  # it draws the host
     "evaluate": (None, {"evaluate"}),
@@ -195,6 +197,32 @@ def test_onto_a_pretrained_host_the_seeds_of_the_fine_tuning_share_their_graft(t
     other = changed(pretrained, ["finetune", "seed"], None)
     keys = [{key.stage: key.key for key in stage_keys(item, FINGERPRINTS)} for item in (pretrained, other)]
     assert {stage for stage in keys[0] if keys[0][stage] != keys[1][stage]} == TUNED
+
+
+def test_the_config_says_how_many_donors_a_comparison_has() -> None:
+    """Fine-tuning seeds take turns at them; the baseline, and what each donor's training gives, stay as they are."""
+
+    def keys(*words: str) -> list[dict[str, str]]:
+        line = ("experiment=smoke", "finetune.seed=1,2,3,4", *words)
+        jobs = compose_jobs(Words(line, multirun=True))
+        assert [job.settings.finetune.seed for job in jobs] == [1, 2, 3, 4]
+        return [{key.stage: key.key for key in stage_keys(job.settings, FINGERPRINTS)} for job in jobs]
+
+    one, three = keys("transfer=naive"), keys("transfer=naive", "pretrain.donors=3")
+    assert len({item["pretrain"] for item in one}) == 1
+    donors = [item["pretrain"] for item in three]
+    assert len(set(donors)) == 3
+    assert donors[0] == donors[3] == one[0]["pretrain"]
+    assert three[0] == one[0]
+    assert donors[1] == keys("transfer=naive", "pretrain.seed=2")[0]["pretrain"], "a seed that is set wins"
+    assert keys("transfer=none", "pretrain.donors=3") == keys("transfer=none")
+
+
+@pytest.mark.parametrize("word", ["finetune.seed=x", "finetune.seed=null", "pretrain.donors=0", "pretrain.donors=two"])
+def test_a_wrong_number_is_told_where_it_stands(word: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        compose_jobs(Words(("experiment=smoke", word)))
+    assert [problem.path for problem in caught.value.problems] == [word.partition("=")[0]]
 
 
 def test_a_baseline_does_not_depend_on_the_donors_training() -> None:

@@ -31,7 +31,7 @@ from graftlm.schema import Settings
 KEPT = 50  # compositions; the oldest go
 FILES = 2000  # a folder of more is no folder of settings
 CODE = (
-    "compose.py", "composed.py", "composer.py", "composition.py",
+    "compose.py", "composed.py", "composer.py", "composition.py", "donors.py",
     "explain.py", "groups.py", "guard.py", "job.py", "search/space.py",
 )  # fmt: skip
 ENVIRONMENT = re.compile(r"\boc\.env\s*:\s*([A-Za-z_]\w*(?=\s*[,}]))?")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from graftlm import donors
 from graftlm.composition import chosen, hydra_compose, mistakes, plain_part, resolved
 from graftlm.errors import SettingsError
 
@@ -23,7 +24,7 @@ PLAIN = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+)=")
 GROUP = re.compile(r"[A-Za-z_][\w/]*=(?!\s*\{)")
 RESOLVER = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*:")
 # resolvers whose value follows from the configuration and the environment
-PURE = re.compile(r"oc\.(env|select|decode|create|deprecated|dict\.(keys|values))")
+PURE = re.compile(rf"{donors.RESOLVER}|oc\.(env|select|decode|create|deprecated|dict\.(keys|values))")
 
 
 class Composer:

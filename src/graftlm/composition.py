@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from graftlm import donors
 from graftlm.errors import GraftlmError, SettingsError, first_line
 from graftlm.groups import GROUPS
 from graftlm.guard import check_hydra, keep_secrets
@@ -32,6 +33,7 @@ def hydra_compose(overrides: Sequence[str]) -> Any:
     from hydra.errors import ConfigCompositionException
 
     keep_secrets()
+    donors.register()
     try:
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
         check_hydra(config)
@@ -76,6 +78,7 @@ def resolved(plain: Any) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     keep_secrets()
+    donors.register()
     try:
         mapping = OmegaConf.to_container(plain, resolve=True)
     except OmegaConfBaseException as error:

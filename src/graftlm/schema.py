@@ -228,10 +228,12 @@ class OptimSettings:
 class PretrainSettings(OptimSettings):
     """Stage `pretrain`: masked-language modelling of the donor. Zero steps take the donor checkpoint as it is.
 
+    `donors`: how many a comparison has; unless `seed` is set, the seeds of the fine-tuning take turns at them.
     `packing`: rows of `max_length` tokens hold several short texts, each computed as if it stood alone; without it a
     row is a text, and rows are padded to the longest of their batch.
     """
 
+    donors: int = setting(1, at_least=1, outcome=False)
     max_length: int = setting(128, at_least=8)
     packing: bool = True
     val_texts: int = setting(500, at_least=1)

@@ -75,6 +75,26 @@ def test_three_seeds_rest_on_the_t_test_and_say_so(fake_sweep, fake_arm):
     assert any("rests on a t-test" in caveat for caveat in report.caveats)
 
 
+@pytest.mark.parametrize(
+    ("donors", "told"),
+    [
+        ({1: [1], 2: [1], 3: [1], 4: [1]}, "all seeds share one donor"),
+        ({1: [1], 2: [2], 3: [1], 4: [2]}, "the seeds share 2 donors"),
+        ({1: [1, 2], 2: [1, 2]}, "the seeds share 2 donors"),  # crossed: each seed is a mean over the same ones
+        ({1: [1], 2: [2], 3: [3], 4: [4]}, None),
+    ],
+)
+def test_seeds_that_share_donors_are_said_to(fake_sweep, fake_arm, donors, told):
+    sweep = fake_sweep()
+    for seed, some in donors.items():
+        sweep.job(fake_arm("none"), seed)
+        for donor in some:
+            sweep.job(fake_arm("calibrated"), seed, donor)
+    caveats = compare(collect([sweep.root])).caveats
+    assert [told] * (told is not None) == [told for caveat in caveats if "donor" in caveat and str(told) in caveat]
+    assert any("pretrain.donors" in caveat for caveat in caveats) == (told is not None)
+
+
 def test_arms_of_another_schedule_are_not_compared_silently(fake_sweep, fake_arm):
     sweep = fake_sweep()
     sweep.sweep(

@@ -198,18 +198,7 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
         )
     if any(arm.control for arm in arms) is False and candidates:
         said.append("No control was run (a name copy, shuffled weights): what the gain comes from is not tested.")
-    one_donor = [
-        arm
-        for arm in candidates
-        if len(arm.seeds) > 1
-        and any(item.get("donor_flops") for item in arm.seeds)
-        and len({item["pretrain_seed"] for item in arm.seeds}) == 1
-    ]
-    if one_donor:
-        said.append(
-            f"{_list(one_donor)}: all seeds share one donor (one pretrain.seed); the interval does not cover how far "
-            "another donor would have differed."
-        )
+    said += _few_donors(candidates)
     unread = [arm for arm in arms if not arm.control and arm.seeds and not _reads(arm)]
     if unread:
         said.append(
@@ -238,6 +227,24 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
         said.append(
             f"{count} job{'' if count == 1 else 's'} failed and {'is' if count == 1 else 'are'} not in the figures."
         )
+    return said
+
+
+def _few_donors(arms: Sequence[ArmReport]) -> list[str]:
+    """Where seeds share donors: they are no repetitions of what the donor's training adds to the spread."""
+    sharing: dict[int, list[ArmReport]] = {}
+    for arm in arms:
+        built = {(item["pretrain_seed"], item["finetune_seed"]) for item in arm.seeds}
+        donors = {donor for donor, _ in built}
+        if len(built) > len(donors) and any(item.get("donor_flops") for item in arm.seeds):
+            sharing.setdefault(len(donors), []).append(arm)
+    said = []
+    for count, some in sorted(sharing.items()):
+        if count == 1:
+            text = "all seeds share one donor (one pretrain.seed); the interval does not cover how far another donor"
+        else:
+            text = f"the seeds share {count} donors; the interval covers only in part how far other donors"
+        said.append(f"{_list(some)}: {text} would have differed. pretrain.donors says how many a comparison has.")
     return said
 
 

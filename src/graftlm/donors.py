@@ -1,0 +1,21 @@
+"""How many donors a comparison has: the seeds of the fine-tuning take turns at those of the pretraining."""
+
+from __future__ import annotations
+
+from typing import Any
+
+RESOLVER = "donor_of"  # ${donor_of:${finetune.seed},${pretrain.donors}}, in conf/config.yaml
+
+
+def donor_of(finetune_seed: Any, donors: Any) -> int:
+    """The pretrain seed of a fine-tuning seed: 1, 2 … `donors`, 1 …; what is no number is told where it stands."""
+    if not isinstance(finetune_seed, int) or not isinstance(donors, int) or donors < 1:
+        return 1
+    return 1 + (finetune_seed - 1) % donors
+
+
+def register() -> None:
+    """Have the configurations of this process know it."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver(RESOLVER, donor_of, replace=True)
