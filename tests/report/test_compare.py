@@ -125,6 +125,19 @@ def test_what_stands_beside_the_headline_is_of_the_arm_that_it_names(fake_sweep,
     assert facts() == ""
 
 
+@pytest.mark.parametrize(
+    ("early", "told"), [(-1, " but was not shown to gain more than the control shuffled"), (-0.2, "")]
+)
+def test_a_control_that_gains_as_much_stands_in_the_headline(fake_sweep, fake_arm, early, told):
+    sweep = fake_sweep()
+    shuffled = fake_arm("shuffled", early=early, late=early, control=True)
+    sweep.sweep([fake_arm("none"), fake_arm("calibrated", early=-1, late=-1), shuffled], (1, 2, 3, 4))
+    report = compare(collect([sweep.root]))
+    assert report.headline.startswith("calibrated is better than the baseline (none)")
+    assert report.headline.partition(",")[2] == told
+    assert report.arm("calibrated").not_above == (["shuffled"] if told else [])
+
+
 def test_another_corpus_or_other_batches_from_the_same_settings_are_said(fake_sweep, fake_arm):
     sweep = fake_sweep()
     sweep.sweep([fake_arm("none"), fake_arm("calibrated"), fake_arm("embeddings")], (1, 2, 3))

@@ -51,6 +51,7 @@ def compare(collection: Collection) -> Report:
         results.append(_measure(arm, base, collection, warnings))
     for control in (False, True):
         _judge([item for item in results if not item.is_baseline and item.control == control], collection.confidence)
+    _beside_controls(results, collection)
     contrasts = _contrasts(collection, warnings)
     _judge(contrasts, collection.confidence)
     if not baselines:
@@ -86,6 +87,24 @@ def compare(collection: Collection) -> Report:
         searches=collection.searches,
         pruning=collection.pruning,
     )
+
+
+def _beside_controls(results: Sequence[ArmReport], collection: Collection) -> None:
+    """Which controls each better arm was not shown to beat: pairs of seeds whose t-interval does not exclude zero."""
+    arms = {arm.name: arm for arm in collection.arms}
+    _, less = FIGURES[collection.primary]
+    for arm in results:
+        if arm.word != "better" or arm.control:
+            continue
+        for control in results:
+            if not control.control or control.main is None or control.differs:
+                continue
+            pairs = _pairs(arms[arm.name], arms[control.name])
+            read = READ.get(collection.primary, score(collection.primary))
+            difference = stats.paired(_paired(pairs, read), collection.confidence)
+            bound = difference and (difference.high if less else difference.low)
+            if bound is None or (bound >= 0 if less else bound <= 0):
+                arm.not_above.append(control.name)
 
 
 def _figure(name: str) -> dict[str, Any]:

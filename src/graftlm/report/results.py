@@ -57,6 +57,7 @@ class ArmReport:
     alarms: list[dict[str, str]] = field(default_factory=list)
     worst: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     primary: str = "auc"
+    not_above: list[str] = field(default_factory=list)  # controls that it was not shown to be better than
 
     @property
     def main(self) -> Difference | None:

@@ -33,7 +33,7 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
     against = f"the baseline ({best.compared_to})"
     more = _others(ranked)
     if best.word == "better":
-        aside = "" if _reads(best) else ", but does not yet read its source"
+        aside = _aside(best)
         detail = f"Its {_noun(best)} was {_gain(best, confidence)}{_speed(best)}.{more}"
         return f"{best.name} is better than {against}{aside}", detail
     if best.word == "worse":
@@ -53,6 +53,14 @@ def verdict(arms: Sequence[ArmReport], confidence: float) -> tuple[str, str]:
         f"With {seeds} one cannot tell whether {who} is better than {against}",
         f"{closest} {_noun(best)} was {_gain(best, confidence)}{needed}.{more}",
     )
+
+
+def _aside(best: ArmReport) -> str:
+    """What a headline must not be repeated without."""
+    said = [] if _reads(best) else ["does not yet read its source"]
+    if best.not_above:
+        said.append(f"was not shown to gain more than the control {' or '.join(best.not_above)}")
+    return f", but {' and '.join(said)}" if said else ""
 
 
 def leading(arms: Sequence[ArmReport]) -> ArmReport | None:
