@@ -8,6 +8,10 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+from graftlm.console import Lines
+
 NESTED = (
     "from graftlm.console import progress_for_terminal\n"
     "progress = progress_for_terminal()\n"
@@ -48,3 +52,11 @@ def test_a_pipe_gets_plain_lines() -> None:
     result = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "Lines"
     assert result.stderr.splitlines() == ["[said]"] * 3
+
+
+@pytest.mark.parametrize(("counted", "word"), [(3, "done"), (1, "left at 1 of 3 (33%)")])
+def test_a_task_left_halfway_is_not_called_done(counted: int, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As that of who waits for a process which is killed."""
+    with Lines(interval=0).task("waiting", 3) as advance:
+        advance(counted)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"waiting: {word}, ")

@@ -62,7 +62,7 @@ class Lines:
 
         yield advance
         if shown or time.monotonic() - begun >= 1:
-            self.say(f"{label}: done, {time.monotonic() - begun:.1f} s")
+            self.say(_end(label, done, total, time.monotonic() - begun))
 
     def say(self, line: str) -> None:
         print(printable(self._prefix + line), file=sys.stderr, flush=True)
@@ -87,8 +87,15 @@ class Bars:
         live = self._live
         self._tasks += 1
         identity = live.add_task(printable(label), total=total)
+        done = 0
+
+        def advance(units: int) -> None:
+            nonlocal done
+            done += units
+            live.advance(identity, units)
+
         try:
-            yield lambda units: live.advance(identity, units)
+            yield advance
         finally:
             live.remove_task(identity)
             self._tasks -= 1
@@ -96,7 +103,7 @@ class Bars:
                 live.stop()
                 self._live = None
         if time.monotonic() - begun >= 1:
-            self.say(f"{label}: done, {time.monotonic() - begun:.1f} s")
+            self.say(_end(label, done, total, time.monotonic() - begun))
 
     def _display(self) -> Any:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -159,6 +166,12 @@ def progress_for_terminal() -> Progress:
 def tell(line: str) -> None:
     """A result, on standard output: names in it steer no terminal."""
     print(printable(line), flush=True)
+
+
+def _end(label: str, done: int, total: int | None, seconds: float) -> str:
+    """The last line of a task; one that is left halfway, as waiting for a process that dies, is not done."""
+    word = "done" if total is None or done >= total else f"left at {_share(done, total)}"
+    return f"{label}: {word}, {seconds:.1f} s"
 
 
 def _share(done: int, total: int | None) -> str:
