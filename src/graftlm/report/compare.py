@@ -102,7 +102,7 @@ def _beside_controls(results: Sequence[ArmReport], collection: Collection) -> No
             pairs = _pairs(arms[arm.name], arms[control.name])
             read = READ.get(collection.primary, score(collection.primary))
             difference = stats.paired(_paired(pairs, read), collection.confidence)
-            bound = difference and (difference.high if less else difference.low)
+            bound = None if difference is None else difference.high if less else difference.low
             if bound is None or (bound >= 0 if less else bound <= 0):
                 arm.not_above.append(control.name)
 
