@@ -53,7 +53,8 @@ def main() -> int:
     found = [result for name, case in cases.items() for result in results(case, outcomes[name])]
     minutes = (time.monotonic() - begun) / 60
     how = ", --quick: smaller shapes" if options.quick else ""
-    shown = f"{markdown(found)}\n\n{foot(machine)}; {minutes:.1f} minutes{how}"
+    each = ", ".join(f"{name} {outcome.seconds / 60:.1f}" for name, outcome in outcomes.items())
+    shown = f"{markdown(found)}\n\n{foot(machine)}; {minutes:.1f} minutes ({each}){how}"
     print(shown)
     if options.docs:
         _into(options.docs, shown)

@@ -80,6 +80,7 @@ class Case:
         memory_gb: that must be free to begin a round (`quick_memory_gb` with `--quick`).
         seconds: after which a process is taken to hang.
         libraries: of others, loaded before the processes of the sides begin (`module`, or `module:what it gives`).
+        preload: what all sides would load before their clocks start; it is done once, before the processes begin.
     """
 
     sides: dict[str, Side]
@@ -92,6 +93,7 @@ class Case:
     quick_memory_gb: float = 2.0
     seconds: float = 600.0
     libraries: Sequence[str] = LIBRARIES
+    preload: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -4,8 +4,9 @@
 
 It reads the path of a request from each line of its standard input, and answers with the process of the side and, once
 that has ended, with its exit code (negative: the signal that ended it). A side is a fresh process but for the imports,
-four seconds that are measured nowhere: before the fork nothing of graftlm is loaded, no thread runs, nothing is
-computed. It writes its figures, and the most memory it held, as JSON.
+four seconds that are measured nowhere, and what its case has all sides load alike (`Case.preload`): before the fork
+nothing else of graftlm is loaded, no thread runs, nothing is computed. It writes its figures, and the most memory it
+held, as JSON.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def main() -> None:
         loaded = import_module(module)
         if attribute:
             getattr(loaded, attribute)  # what transformers gives by its name alone loads a module of its own
+    if asked["preload"] is not None:
+        _preload(asked["preload"])
     _answer("ready")
     for line in sys.stdin:
         child = _fork(Path(line.strip()))
@@ -65,6 +68,14 @@ def _fork(request: Path) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _preload(name: str) -> None:
+    from benchmarks.speed.case import load
+
+    preload = load(name).preload
+    assert preload is not None
+    preload()
 
 
 def _run(asked: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def run_case(name: str, case: Case, rounds: int, quick: bool, cores: list[int], 
     begun = time.monotonic()
     names = list(case.sides)
     outcome.sides = {side: [] for side in names}
-    sides = Sides(cores, case.libraries)
+    sides = Sides(cores, case.libraries, name if case.preload else None)
     try:
         with tempfile.TemporaryDirectory(prefix="graftlm-bench-") as folder:
             if case.prepare is not None:
@@ -98,9 +98,10 @@ def run_side(sides: Sides, name: str, side: str | None, folder: Path, quick: boo
 class Sides:
     """The process whose forks are the sides (`benchmarks.speed.child`), started where there is none."""
 
-    def __init__(self, cores: list[int], libraries: Sequence[str]):
+    def __init__(self, cores: list[int], libraries: Sequence[str], preloaded: str | None):
         self._cores = cores
         self._libraries = list(libraries)
+        self._preloaded = preloaded  # the case whose `preload` it does
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, request: Path, seconds: float) -> int | None:
@@ -120,7 +121,12 @@ class Sides:
         return None if late else int(code)
 
     def _start(self, request: Path) -> subprocess.Popen[bytes]:
-        asked = {"parent": os.getpid(), "cores": self._cores, "libraries": self._libraries}
+        asked = {
+            "parent": os.getpid(),
+            "cores": self._cores,
+            "libraries": self._libraries,
+            "preload": self._preloaded,
+        }
         request.write_text(json.dumps(asked), encoding="utf-8")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.speed.child", str(request)],

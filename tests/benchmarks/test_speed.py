@@ -22,6 +22,9 @@ from benchmarks.speed.case import Case, Row
 def prepare(run):
     (run.folder / "order.txt").write_text("")
 
+def preload():
+    os.environ["PRELOADED_BY"] = str(os.getpid())
+
 def note(run, name):
     with open(run.folder / "order.txt", "a") as file:
         file.write(name)
@@ -30,12 +33,13 @@ def note(run, name):
 def peer(run):
     turn = len(note(run, "p"))
     cores = len(os.sched_getaffinity(0))
-    return {"seconds": 6.0 * turn, "rate": 10.0, "peak_gb": 4.0, "pid": os.getpid(), "cores": cores}
+    return {"seconds": 6.0 * turn, "rate": 10.0, "peak_gb": 4.0, "pid": os.getpid(), "cores": cores,
+            "preloaded_by": int(os.environ["PRELOADED_BY"])}
 
 def ours(run):
     turn = len(note(run, "o"))
     return {"seconds": 2.0 * turn, "rate": 30.0, "peak_gb": 1.0, "pid": os.getpid(), "quick": float(run.quick),
-            "threads": float(os.environ["OMP_NUM_THREADS"])}
+            "threads": float(os.environ["OMP_NUM_THREADS"]), "preloaded_by": int(os.environ["PRELOADED_BY"])}
 
 def broken(run):
     raise RuntimeError("no such luck")
@@ -49,6 +53,7 @@ def hangs(run):
 CASE = Case(
     sides={"peer": peer, "ours": ours, "broken": broken, "dies": dies, "hangs": hangs},
     prepare=prepare,
+    preload=preload,
     seconds=SECONDS,
     libraries=(),
     rows=[
@@ -90,6 +95,21 @@ def test_sides_run_in_turns_in_processes_of_their_own(done: Any) -> None:
     assert len({entry["pid"] for entry in peer + ours}) == 6
     assert {entry["cores"] for entry in peer} == {1}
     assert {(entry["threads"], entry["quick"]) for entry in ours} == {(1.0, 1.0)}
+
+
+def test_what_all_sides_load_is_loaded_once(done: Any) -> None:
+    _, content = done
+    ((_, case),) = content["cases"].items()
+    entries = case["sides"]["peer"] + case["sides"]["ours"]
+    loaded = {entry["preloaded_by"] for entry in entries}
+    assert len(loaded) == 1
+    assert not loaded & {entry["pid"] for entry in entries}
+
+
+def test_the_minutes_of_each_case_are_told(done: Any) -> None:
+    result, content = done
+    ((name, case),) = content["cases"].items()
+    assert f" minutes ({name} {case['seconds'] / 60:.1f}), --quick" in result.stdout
 
 
 def test_rows_show_the_median_of_the_rounds_ratios(done: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ def lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").split("\n")[:-1]
 
 
+@cache
 def tokenizer() -> Any:
+    """A process has it once; a case that names it as its `preload` loads it for all sides."""
     from graftlm.data.tokenizers import load_tokenizer
 
     return load_tokenizer(TOKENIZER)

@@ -111,6 +111,7 @@ CASE = Case(
         Row("its size on disk, against blocks", "bytes", "blocks", ratio="share", unit="MB", scale=1e-6),
     ],
     prepare=prepare,
+    preload=_texts.tokenizer,
     memory_gb=4.0,
     seconds=300,
 )

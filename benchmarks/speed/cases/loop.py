@@ -10,11 +10,11 @@ from benchmarks.speed.cases._loops import Clock
 
 # the shape of model=small
 SHAPE = _mlm.Shape(16_000, 6, 384, 8, 128)
-_WARM = 5
+_WARM = 3
 
 
 def _steps(run: Run) -> int:
-    return _WARM + (10 if run.quick else 25)
+    return _WARM + (10 if run.quick else 15)
 
 
 def bare(run: Run) -> dict[str, float]:

@@ -23,11 +23,11 @@ def trainer_bf16(run: Run) -> dict[str, float]:
 
 
 def ours(run: Run) -> dict[str, float]:
-    return _mlm.our_step(run, _shape(run, _mlm.BASE), steps=4)
+    return _mlm.our_step(run, _shape(run, _mlm.BASE), steps=2)
 
 
 def trimmed(run: Run) -> dict[str, float]:
-    return _mlm.our_step(run, _shape(run, _mlm.TRIMMED), steps=4)
+    return _mlm.our_step(run, _shape(run, _mlm.TRIMMED), steps=2)
 
 
 CASE = Case(
