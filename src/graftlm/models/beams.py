@@ -2,75 +2,84 @@
 
 transformers repeats the encoder's output for each beam, computes the cross-attention's keys and values of all of them,
 and copies them anew at each step, though the beams of a source never differ in them. Here each layer holds them once a
-source; the beams of a source are queries of one attention. Beam search itself is that of transformers.
+source; the beams of a source are queries of one attention. They are few for many keys, which torch's fused attention
+is not made for: with the keys transposed two products and a softmax take half its time. Beam search itself is that of
+transformers; what the beams write is kept by `graftlm.models.branches`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from graftlm.models.branches import Paths, written
+
 NAME = "graftlm_shared_source"
 
 
-def shared_source(model: Any, states: Tensor) -> Any:
-    """A cache for `model.generate(past_key_values=…)` of an mBART or BART that holds the encoder's `states` [B, S, d].
-
-    It is to be used inside `sharing(model)`.
-    """
-    from transformers import DynamicCache, EncoderDecoderCache
-
-    class Cache(EncoderDecoderCache):
-        def reorder_cache(self, beam_idx: Tensor) -> None:
-            self.self_attention_cache.reorder_cache(beam_idx)  # the source's rows are the same for all its beams
-
-    source = DynamicCache(config=model.config)
-    for number, layer in enumerate(model.model.decoder.layers):
-        attention = layer.encoder_attn
-        shape = (*states.shape[:2], attention.num_heads, attention.head_dim)
-        keys, values = (
-            projection(states).view(shape).transpose(1, 2).contiguous()
-            for projection in (attention.k_proj, attention.v_proj)
-        )
-        source.update(keys, values, number)
-    return Cache(DynamicCache(config=model.config), source)
-
-
 @contextlib.contextmanager
-def sharing(model: Any) -> Iterator[None]:
-    """Within, the model's attention takes keys of B sources for queries of B times some beams."""
+def sharing(model: Any, states: Tensor, beams: int) -> Iterator[dict[str, Any]]:
+    """Within, what to give `model.generate` besides for an mBART or BART whose encoder made the `states` [B, S, d]."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
+    from transformers.modeling_outputs import BaseModelOutput
 
-    AttentionInterface.register(NAME, _attend)
+    paths = Paths(len(states), beams, states.device)
+    AttentionInterface.register(NAME, partial(_attend, paths))
     AttentionMaskInterface.register(NAME, sdpa_mask)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
-        yield
+        yield {
+            "past_key_values": _cache(model, states, paths),
+            # transformers repeats the states for each beam, and asks for nothing but their number: they have no columns
+            "encoder_outputs": BaseModelOutput(last_hidden_state=states[..., :0]),
+        }
     finally:
         model.set_attn_implementation(before)
 
 
-def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """Scaled dot-product attention; where there are more queries than keys, as many follow each other for each key."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+def _cache(model: Any, states: Tensor, paths: Paths) -> Any:
+    from transformers import DynamicCache, EncoderDecoderCache
 
-    beams = len(query) // len(key)
-    if beams == 1:
-        output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-        return output
-    rows, heads, length, width = query.shape
-    folded = query.view(len(key), beams, heads, length, width).transpose(1, 2).reshape(len(key), heads, -1, width)
-    mask = None if attention_mask is None else attention_mask[::beams, :, :1]  # the same for all places of a query
-    attended = torch.nn.functional.scaled_dot_product_attention(
-        folded, key, value, attn_mask=mask, scale=options["scaling"]
-    )
-    attended = attended.view(len(key), heads, beams, length, width).permute(0, 2, 3, 1, 4)
-    return attended.reshape(rows, length, heads, width), None
+    class Cache(EncoderDecoderCache):
+        def reorder_cache(self, beam_idx: Tensor) -> None:
+            paths.go_on(beam_idx)  # the source's rows are the same for all its beams
+
+    own, source = (DynamicCache(config=model.config) for _ in range(2))
+    for number, layer in enumerate(model.model.decoder.layers):
+        attention = layer.encoder_attn
+        shape = (*states.shape[:2], attention.num_heads, attention.head_dim)
+        keys = attention.k_proj(states).view(shape).permute(0, 2, 3, 1).contiguous()
+        values = attention.v_proj(states).view(shape).transpose(1, 2).contiguous()
+        source.update(keys, values, number)
+        source.layers[number].keys = keys.transpose(2, 3)
+        own.layers[number] = written(paths)
+    return Cache(own, source)
+
+
+def _attend(
+    paths: Paths,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The attention of one token a beam, [sources × beams, H, 1, d], to keys [sources, H, places, d]."""
+    rows, heads, _, width = query.shape
+    folded = query.view(paths.sources, paths.beams, heads, width).transpose(1, 2) * scaling
+    scores = folded @ key.transpose(-1, -2)
+    if module.is_causal:  # to what the beams have written
+        scores.masked_fill_(~paths.mask, -torch.inf)
+    elif attention_mask is not None:
+        scores.masked_fill_(~attention_mask[:: paths.beams], -torch.inf)
+    attended = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
+    return attended.transpose(1, 2).reshape(rows, 1, heads, width), None

@@ -10,13 +10,16 @@ import torch
 
 from graftlm.console import Progress, Silent
 from graftlm.data.format import HostFormat
-from graftlm.models.beams import shared_source, sharing
+from graftlm.models.beams import sharing
 from graftlm.models.loss import unwrapped
+from graftlm.models.prepacked import prepacked
 from graftlm.models.trim import narrowed
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+_READ = 2048  # tokens that the encoder reads at once
 
 
 def generate(
@@ -88,15 +91,30 @@ def generate(
 
 
 def _written(model: Any, ids: torch.Tensor, attention: torch.Tensor, config: Any) -> Any:
-    """What transformers generates; beams share the source's keys and values (`graftlm.models.beams`)."""
+    """What transformers generates; beams share what they have in common (`graftlm.models.beams`)."""
     if config.num_beams == 1:
         return model.generate(input_ids=ids, attention_mask=attention, generation_config=config)
-    states = model.get_encoder()(input_ids=ids, attention_mask=attention)
-    cache = shared_source(model, states.last_hidden_state)
-    with sharing(model):
-        return model.generate(
-            encoder_outputs=states, attention_mask=attention, past_key_values=cache, generation_config=config
-        )
+    states = _encoded(model, ids, attention)
+    repeated = [model.model.decoder.layers, model.lm_head]
+    with sharing(model, states, config.num_beams) as shared, prepacked(repeated, len(ids) * config.num_beams):
+        return model.generate(**shared, attention_mask=attention, generation_config=config)
+
+
+def _encoded(model: Any, ids: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+    """The encoder's states [B, S, d] of sources sorted by length, zeros after their ends.
+
+    It reads some at a time, padded to the longest of them alone, and few enough for activations to stay in the cache.
+    """
+    encoder = model.get_encoder()
+    lengths = attention.sum(dim=1).tolist()
+    parts, start = [], 0
+    while start < len(ids):
+        end = start + max(1, _READ // lengths[start])
+        some = slice(start, end), slice(lengths[start])
+        states = encoder(input_ids=ids[some], attention_mask=attention[some]).last_hidden_state
+        parts.append(torch.nn.functional.pad(states, (0, 0, 0, ids.shape[1] - states.shape[1])))
+        start = end
+    return torch.cat(parts)
 
 
 def generate_by_language(
