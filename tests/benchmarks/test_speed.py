@@ -145,7 +145,10 @@ def test_what_failed_stands_in_the_table(done: Any, measure: str, reason: str) -
 def test_ctrl_c_leaves_a_table_and_no_process(tmp_path: Path) -> None:
     (tmp_path / "toy.py").write_text(CASE.replace("SECONDS", "60"))
     words = [sys.executable, "-m", "benchmarks.speed", "--rounds", "1", str(tmp_path / "toy.py")]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in a shell's background ignores it
+    )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
         if " dies: " in line:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from wandb_server import served
 
 from graftlm.cli import main
@@ -37,6 +38,7 @@ def written(stage_context: Any, fill: Callable[[Path, str], None], tmp_path: Pat
             context = stage_context(stage, inputs)
             with tracker(context):
                 fill(context.work, stage)
+        wandb.teardown()  # its service may still write when a run has been finished
         shutil.copytree(tmp_path / "logs", once, symlinks=True)
         shutil.rmtree(tmp_path / "logs")
     return Path(shutil.copytree(once, tmp_path / "logs", symlinks=True))
