@@ -138,6 +138,19 @@ def test_a_control_that_gains_as_much_stands_in_the_headline(fake_sweep, fake_ar
     assert report.arm("calibrated").not_above == (["shuffled"] if told else [])
 
 
+def test_a_control_of_another_schedule_says_nothing_in_the_headline(fake_sweep, fake_arm):
+    sweep, other = fake_sweep(), (("finetune.lr", 0.01),)
+    # under the other rate all losses are lower, that of the control too, which gains nothing on its own baseline
+    far = {"early": -2.0, "late": -2.0, "settings": other}
+    arms = [fake_arm("none"), fake_arm("calibrated", early=-1, late=-1), fake_arm("shuffled", control=True)]
+    sweep.sweep([*arms, fake_arm("none", **far), fake_arm("shuffled", control=True, **far)], (1, 2, 3, 4))
+    report = compare(collect([sweep.root]))
+    best = next(arm for arm in report.arms if arm.word == "better")
+    assert report.headline.startswith(f"{best.name} is better than the baseline")
+    assert "control" not in report.headline
+    assert best.not_above == []
+
+
 def test_another_corpus_or_other_batches_from_the_same_settings_are_said(fake_sweep, fake_arm):
     sweep = fake_sweep()
     sweep.sweep([fake_arm("none"), fake_arm("calibrated"), fake_arm("embeddings")], (1, 2, 3))

@@ -90,16 +90,21 @@ def compare(collection: Collection) -> Report:
 
 
 def _beside_controls(results: Sequence[ArmReport], collection: Collection) -> None:
-    """Which controls each better arm was not shown to beat: pairs of seeds whose t-interval does not exclude zero."""
+    """Which controls each better arm was not shown to beat: pairs of seeds whose t-interval does not exclude zero.
+
+    Of other data or another schedule a control says nothing of the arm: it has a baseline of its own.
+    """
     arms = {arm.name: arm for arm in collection.arms}
     _, less = FIGURES[collection.primary]
     for arm in results:
         if arm.word != "better" or arm.control:
             continue
         for control in results:
-            if not control.control or control.main is None or control.differs:
+            if not control.control or control.main is None:
                 continue
             pairs = _pairs(arms[arm.name], arms[control.name])
+            if _differs(arms[arm.name], arms[control.name]) or _unlike(pairs):
+                continue
             read = READ.get(collection.primary, score(collection.primary))
             difference = stats.paired(_paired(pairs, read), collection.confidence)
             bound = None if difference is None else difference.high if less else difference.low
