@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -36,6 +38,22 @@ def test_an_artifact_is_made_once(tmp_path: Path) -> None:
     marker = read_marker(path)
     assert marker["settings"] == {"rows": 3}
     assert list(damage(path, marker, sums=True)) == []
+
+
+def test_who_may_read_one_file_may_read_all(tmp_path: Path) -> None:
+    """safetensors writes for the owner alone; a store may be that of several people."""
+
+    def private(work: Path) -> None:
+        (work / "model").mkdir()
+        (work / "model" / "weights").write_text("1")
+        (work / "model" / "weights").chmod(0o600)
+
+    before = os.umask(0o027)
+    try:
+        path, _ = Store(tmp_path).obtain(KEY, private)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE((path / name).stat().st_mode) for name in (MARKER, "model/weights")} == {0o640}
 
 
 def test_keys_tell_settings_versions_and_inputs_apart() -> None:

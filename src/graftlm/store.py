@@ -264,6 +264,7 @@ class Store:
             "files": files,
         }
         write_json(partial / MARKER, marker)
+        as_readable(partial, MARKER)
         if not claim.in_force():
             raise LostError
         # the checkpoint goes last: killed before, the next run still has it
@@ -319,6 +320,18 @@ def damage(path: Path, marker: Mapping[str, Any], sums: bool = False, small: int
             yield f"{name} has {file.stat().st_size} bytes instead of {expected['size']}"
         elif (sums or expected["size"] <= small) and file_digest(file) != expected["sha256"]:
             yield f"{name} has another content"
+
+
+def as_readable(folder: Path, like: str) -> None:
+    """Let those read the files of a folder who may read `like`, one of them that the umask gave its mode.
+
+    safetensors keeps what it writes to the owner (0600), and others could use nothing of a store or model they share.
+    """
+    mode = (folder / like).stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mode != mode:
+            with contextlib.suppress(OSError):  # a file system that has no modes
+                path.chmod(mode)
 
 
 def file_digest(path: Path) -> str:

@@ -51,6 +51,7 @@ def test_into_a_built_host(folder: Path, corpus_files: Path) -> None:
         made = model.generate(**batch, forced_bos_token_id=tokenizer.convert_tokens_to_ids("en_XX"), max_new_tokens=5)
     assert made[0, 1] == tokenizer.convert_tokens_to_ids("en_XX")
     assert [path.name for path in out.parent.iterdir()] == ["grafted"]
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "who may read one file may read all"
 
 
 def test_into_a_host_of_the_donors_kind(folder: Path) -> None:

@@ -15,6 +15,7 @@ from graftlm.checkpoint import check_checkpoint, read_config
 from graftlm.console import Progress, Silent
 from graftlm.errors import CheckpointError, GraftlmError, Problem, SettingsError, TransferError
 from graftlm.schema import TransferSettings
+from graftlm.store import as_readable
 from graftlm.transfer import adapters
 from graftlm.transfer.apply import apply_strategy
 from graftlm.transfer.graft import Step
@@ -265,6 +266,7 @@ def _from_models(request: Request, out: Path, progress: Progress) -> TransferRep
         host.save_pretrained(partial)
         host_tokenizer.save_pretrained(partial)
         report.write(partial / "transfer.json")
+        as_readable(partial, "transfer.json")
     return report
 
 
