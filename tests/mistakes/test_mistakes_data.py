@@ -65,6 +65,13 @@ MISTAKES = [
         {"a.jsonl": rows(30)},
     ),
     Mistake(
+        "a language by its own name",
+        (*FILES, "data.train=[{data}/a.jsonl]", "data.source_lang=deutsch"),
+        "data.source_lang=deutsch",
+        ("known codes are de_DE, ", " more"),
+        {"a.jsonl": rows(30)},
+    ),
+    Mistake(
         "wrong language in a row",
         (*FILES, "data.train=[{data}/a.jsonl]", "data.columns.source_lang=lang"),
         "data.columns.source_lang",

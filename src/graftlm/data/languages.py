@@ -37,9 +37,12 @@ def to_code(name: str) -> str | None:
 
 
 def nearest(name: str, among: tuple[str, ...] = MBART50) -> str:
-    """A hint for a code that is not known: the closest ones, as words for a remedy."""
+    """A hint for a code that is not known: some that are like it, as words for a remedy."""
+    begins = [code for code in among if name.lower().startswith(code[:2])]  # `deutsch`, `english`
     close = difflib.get_close_matches(name, among, n=3, cutoff=0.3)
-    return "known codes are " + ", ".join(close or among[:6]) + (" ..." if not close else "")
+    shown = list(dict.fromkeys([*begins, *close]))[:3] or list(among[:6])
+    rest = len(among) - len(shown)
+    return "known codes are " + ", ".join(shown) + (f" and {rest} more" if rest else "")
 
 
 def language_of(code: str) -> str:
