@@ -223,6 +223,27 @@ MISTAKES = [
         pair=True,
     ),
     Mistake(
+        "two folders where a pattern of the shell fits both",
+        ("transfer", "--encoder", "{data}/donor", "{data}/host", *GRAFT[3:], "--out", "o"),
+        "host: is no SETTING=VALUE",
+        ("if the shell put it in place of a pattern, name one folder",),
+        pair=True,
+    ),
+    Mistake(
+        "a strategy that is misspelt",
+        (*GRAFT[:-1], "embedings", "--out", "o"),
+        "--strategy=embedings",
+        ("did you mean embeddings?",),
+        pair=True,
+    ),
+    Mistake(
+        "a strategy of several steps that need text",
+        (*GRAFT[:-1], "standardised", "--out", "o"),
+        "--text: is needed by the steps encoder, standardise",
+        ("name a file of text",),
+        pair=True,
+    ),
+    Mistake(
         "a strategy that needs text",
         ("transfer", "--encoder", "{data}/donor", "--seq2seq", "{data}/host", "--strategy", "calibrated", "--out", "o"),
         "--text",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from graftlm.commands.parser import Parser
@@ -67,7 +68,11 @@ def run(arguments: Sequence[str]) -> int:
         "logger=none",
         *(f"++{item}" for item in options.overrides if item.startswith("transfer.")),  # one's own file may be short
     )
-    (job,) = compose_jobs(Words(words, config_dirs=folders))
+    try:
+        (job,) = compose_jobs(Words(words, config_dirs=folders))
+    except SettingsError as error:
+        problems = [replace(item, path="--strategy") if item.path == "transfer" else item for item in error.problems]
+        raise SettingsError(problems) from error
 
     request = command.Request(
         options.encoder,

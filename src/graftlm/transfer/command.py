@@ -109,9 +109,11 @@ def _steps(request: Request) -> list[tuple[str, Step]]:
         raise TransferError.at("--strategy", strategy.name, "carries nothing", "name a strategy with steps")
     problems: list[Problem] = []
     steps = build_steps(strategy.steps, "transfer.steps", problems)
+    reading = [name for name, step in steps if step.needs_text]
+    if reading and request.text is None:
+        reason = f"is needed by the step{'s' * (len(reading) > 1)} {', '.join(reading)}"
+        problems.append(Problem("--text", None, reason, "name a file of text"))
     for name, step in steps:
-        if step.needs_text and request.text is None:
-            problems.append(Problem("--text", None, f"is needed by the step {name}", "name a file of text"))
         if step.needs_base and request.base is None:
             reason = f"is needed by the step {name}: the donor as it was before it was trained"
             problems.append(Problem("--base", None, reason, "name its folder"))
@@ -172,6 +174,10 @@ def with_settings(strategy: TransferSettings, words: Sequence[str]) -> TransferS
             equals = ""
         if isinstance(found, str) and _EXPONENT.fullmatch(found):
             found = float(found)
+        if "=" not in word:
+            reason, remedy = "is no SETTING=VALUE", "if the shell put it in place of a pattern, name one folder instead"
+            problems.append(Problem("override", word, reason, remedy))
+            continue
         if not (equals and setting and setting != "step" and chosen):
             known = ", ".join(f"{step['step']}.SETTING=VALUE" for step in steps)
             problems.append(
