@@ -5,6 +5,8 @@ Another machine is played by another name for this one (`GRAFTLM_MACHINE`): lock
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from graftlm.claims import Observer, busy, heartbeat_file, parse, read, reserved
+from graftlm.claims import Observer, busy, heartbeat_file, held, locked, parse, read, reserved
 from graftlm.console import Silent, Watched
 from graftlm.errors import StoreError
 from graftlm.store import SCRATCH, StageKey, Store, damage, read_marker
@@ -451,3 +453,22 @@ def test_a_heartbeat_tells_where_the_holder_is(tmp_path: Path) -> None:
         "label": "training",
         "total": 7,
     }
+
+
+def test_a_lock_holds_where_only_a_file_open_for_writing_gets_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, where the sweep under way had none, and what it was going to use could be cleaned up."""
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    file = tmp_path / "sweep.json"
+    file.touch()
+    with held(file):
+        assert locked(file)
+    assert locked(file) is False

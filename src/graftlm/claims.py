@@ -318,7 +318,8 @@ def _lock(descriptor: int) -> None:
 @contextlib.contextmanager
 def held(file: Path) -> Iterator[None]:
     """A lock on a file that is there, for as long as this lasts and this process lives (`locked`)."""
-    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    # open for writing: else NFS gives no exclusive lock, and its holder would be taken for gone
+    descriptor = os.open(file, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
     _descriptors.add(descriptor)
     try:
         _lock(descriptor)
