@@ -1,7 +1,7 @@
 """From the words of a command line to settings: Hydra composes, the schema validates, all mistakes come together.
 
-This, `composition`, `composer`, `explain` and `sweep` are the only modules that import Hydra. What was composed is
-kept (`composed`): the same words over the same files need no Hydra.
+This, `composition`, `composer`, `explain`, `sweep` and `search/` are the only modules that import Hydra. What was
+composed is kept (`composed`): the same words over the same files need no Hydra.
 """
 
 from __future__ import annotations
