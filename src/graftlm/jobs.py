@@ -40,8 +40,8 @@ def run_job(job: Job, folder: Path, command: str, sweep: str, progress: Progress
     """Run what is missing of a job, and write `job.json` into its folder, before it and whatever happens.
 
     An error that a user can mend, or a fault of the machine, is recorded, not raised; anything else is recorded and
-    raised. A signal
-    (`trainer.signals`, Ctrl-C) leaves the unfinished stage at its last step, to be continued by the same command.
+    raised. A signal (`trainer.signals`, Ctrl-C) leaves the unfinished stage at its last step, to be continued by the
+    same command.
     """
     with interrupt.handled(job.settings.trainer.signals):
         return _run_recorded(job, folder, command, sweep, progress)

@@ -225,7 +225,7 @@ class Store:
         return not removing(self.path(key)) and self._sound(key)
 
     def _sound(self, key: StageKey) -> bool:
-        return self.holds(key) and not self._unsound(key)
+        return not self._unsound(key)
 
     def _unsound(self, key: StageKey, sums: bool = False) -> str:
         """What is wrong with the artifact, in words; small files are read in any case, all of them with `sums`."""

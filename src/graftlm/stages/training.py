@@ -258,11 +258,8 @@ def make_trainer(settings: TrainerSettings, freezes: bool = False, **options: An
                 use_distributed_sampler=False,
                 **options,
             )
-    except (RuntimeError, ValueError, TypeError) as error:
-        # Lightning's own words name the device; MisconfigurationException is a RuntimeError's sibling
-        raise _device_error(settings, error) from error
-    except pl.utilities.exceptions.MisconfigurationException as error:
-        raise _device_error(settings, error) from error
+    except (RuntimeError, ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
+        raise _device_error(settings, error) from error  # Lightning's own words name the device
 
 
 def _strategy(settings: TrainerSettings, freezes: bool) -> Any:
