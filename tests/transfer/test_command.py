@@ -144,7 +144,9 @@ def test_fidelity_is_measured_on_texts_from_the_whole_file() -> None:
     assert spread([], 3) == []
 
 
-def test_what_is_wrong_is_told_before_anything_is_loaded(folder: Path, corpus_files: Path) -> None:
+def test_what_is_wrong_is_told_before_anything_is_loaded(
+    folder: Path, corpus_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All mistakes together, by what costs nothing to find out; no folder is left where the result would be."""
     for name, kind in (("bert", "bert"), ("t5", "t5"), ("bart", "bart")):
         (folder / name).mkdir()
@@ -165,6 +167,10 @@ def test_what_is_wrong_is_told_before_anything_is_loaded(folder: Path, corpus_fi
     with pytest.raises(CheckpointError, match="--architecture=mbart: is for --seq2seq config; this folder is bart"):
         run(dataclasses.replace(good, seq2seq=str(folder / "bart"), architecture="mbart"))
     assert not (folder / "a").exists()
+    (folder / "here").mkdir()
+    monkeypatch.chdir(folder / "here")
+    with pytest.raises(TransferError, match=r"--out=.*here: is the folder that you are in"):
+        run(dataclasses.replace(wrong, out=Path()))
     (folder / "file").write_text("", encoding="utf-8")
     with pytest.raises(TransferError, match=r"--out=.*: cannot be written"):
         run(dataclasses.replace(wrong, out=folder / "file" / "out"))

@@ -91,6 +91,8 @@ def _run(request: Request, progress: Progress | None) -> TransferReport:
     steps = _steps(request)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TransferError.at("--out", out, "is there already", "name a folder that does not exist")
+    if out.resolve() == Path.cwd():  # it would be replaced, and the shell stand in a folder that is gone
+        raise TransferError.at("--out", out, "is the folder that you are in", "name another one")
     with written(out, keep=False):  # a graft may take minutes: what keeps its result from being written is told first
         pass
     _check_kinds(request)
