@@ -23,7 +23,7 @@ define("languages", (style) => {
   });
   return { traces, table, height: Math.max(200, 80 + (40 + 4 * kept.length) * codes.length), says: "The arms that are shown have no such score.",
     layout: { shapes, hovermode: "closest", xaxis: { title: { text: $("language-figure").selectedOptions[0].textContent }, rangemode: "tozero" },
-      yaxis: { tickvals: codes.map((_, place) => place), ticktext: codes.map(plain), showgrid: false, ticks: "", range: [-0.6, codes.length - 0.4], fixedrange: true } } };
+      yaxis: { tickvals: codes.map((_, place) => place), ticktext: codes.map((code) => plain(code) + "  "), showgrid: false, ticks: "", range: [-0.6, codes.length - 0.4], fixedrange: true } } };
 });
 
 // rows of bars, the first arm on top; on a phone the names stand above the bars
