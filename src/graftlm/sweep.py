@@ -216,15 +216,22 @@ def describe(outcome: Outcome) -> str:
 
 
 def _tell(folder: Path, jobs: int | None, progress: Progress, asked: bool = False) -> list[Outcome]:
-    """One line a job of a sweep, read from what it left; its outcomes. `asked`: it was asked to end."""
+    """One line a job of a sweep, of what sets it apart, read from what it left; its outcomes.
+
+    `asked`: the sweep was asked to end.
+    """
     paths = sorted(folder.rglob(RECORD), key=lambda path: (len(path.parent.name), path.parent.name))
     outcomes: list[Outcome] = []
     lines: list[str] = []
-    for path in paths:
-        record = read_record(path)
+    records = [read_record(path) for path in paths]
+    words = [[str(item) for item in record.get("overrides") or ()] for record in records]
+    shared = [word for word in words[0] if all(word in other for other in words)] if len(words) > 1 else []
+    if shared:
+        lines.append(f"  all: {' '.join(shared)}")
+    for path, record, own in zip(paths, records, words, strict=True):
         outcome = Outcome.of(record)
         outcomes.append(outcome)
-        title = " ".join(str(item) for item in record.get("overrides") or ()) or "the defaults"
+        title = " ".join(word for word in own if word not in shared) or ("-" if shared else "the defaults")
         lines.append(f"  {path.parent.name}: {title}: {describe(outcome)}")
     lost = max(0, (jobs or 0) - len(paths))
     outcomes += [Outcome("not begun" if asked else "failed", "left no record", (), 0.0)] * lost
