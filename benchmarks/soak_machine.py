@@ -1,4 +1,5 @@
-"""The tests of faults in their long form: after each fault the command is given again, and compared with a calm run.
+"""The tests of faults and of launchers in their long form: after each fault the command is given again, and compared
+with a calm run.
 
 python benchmarks/soak_machine.py          part of what `make soak` runs; a few minutes
 """
@@ -12,8 +13,8 @@ from pathlib import Path
 
 
 def main() -> int:
-    tests = Path(__file__).parents[1] / "tests" / "faults"
-    command = [sys.executable, "-m", "pytest", str(tests), "-q", "--durations=5"]
+    tests = Path(__file__).parents[1] / "tests"
+    command = [sys.executable, "-m", "pytest", str(tests / "faults"), str(tests / "launch"), "-q", "--durations=5"]
     return subprocess.run(command, env={**os.environ, "GRAFTLM_SOAK": "1", "OMP_NUM_THREADS": "1"}).returncode
 
 

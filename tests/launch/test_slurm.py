@@ -107,6 +107,7 @@ def test_jobs_preempted_or_requeued_end_the_same(
         assert without_seconds(tmp_path / path.relative_to(calm)) == without_seconds(path)
 
 
+@pytest.mark.skipif(not os.environ.get("GRAFTLM_SOAK"), reason="half a minute more of what the others show (make soak)")
 def test_a_search_is_an_array_a_batch_and_its_tasks_tell_the_study(
     swept: tuple[Path, str], cluster: dict[str, str], tmp_path: Path
 ) -> None:
