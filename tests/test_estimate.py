@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from graftlm.commands.plan import _total
 from graftlm.compose import compose_jobs
 from graftlm.estimate import Costs, duration
 from graftlm.job import Words
 from graftlm.plan import Fingerprints, PlannedStage, stage_keys
-from graftlm.store import MARKER, Store, read_marker, write_json
+from graftlm.store import MARKER, StageKey, Store, read_marker, write_json
 
 SECONDS = {"corpus": 3.0, "pretrain": 40.0, "graft": 9.0, "finetune": 20.0, "evaluate": 7.0}
 FINGERPRINTS = Fingerprints()
@@ -93,3 +94,17 @@ def test_unreadable_and_unfinished_ones_tell_nothing(tmp_path: Path) -> None:
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        ((2.0, 3.0), "time: ~5 s one after the other, as like stages in the store took (1 corpus ~2 s, "),
+        ((2.0, None), "time: at least ~2 s one after the other, "),  # what nothing is known of may be most of it
+        ((None, None), "time: not known: no like stage in the store tells what these cost (1 corpus, 1 pretrain)"),
+    ],
+)
+def test_a_sum_that_leaves_stages_out_is_no_total(seconds: tuple[float | None, ...], told: str) -> None:
+    stages = [PlannedStage(StageKey(stage, 1, {}, {}), "run") for stage in ("corpus", "pretrain")]
+    costs = {stage.key.key: took for stage, took in zip(stages, seconds, strict=True)}
+    assert _total(costs, [stages]).startswith(told)

@@ -117,5 +117,6 @@ def _total(costs: Costs, planned: Sequence[Sequence[PlannedStage]]) -> str:
         return f"time: not known: no like stage in the store tells what these cost ({left})"
     parts = ", ".join(f"{len(some)} {stage} ~{duration(sum(some))}" for stage, some in known.items())
     total = duration(sum(sum(some) for some in known.values()))
-    line = f"time: ~{total} one after the other, as like stages in the store took ({parts})"
+    least = "at least " if left else ""
+    line = f"time: {least}~{total} one after the other, as like stages in the store took ({parts})"
     return line + (f"; not counted, since no like stage has run: {left}" if left else "")
