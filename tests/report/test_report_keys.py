@@ -1,6 +1,7 @@
 """What report.json says beyond the words: the primary figure, contrasts, compute, languages, probes, worst examples."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from graftlm.report.collect import collect
 from graftlm.report.compare import compare
 from graftlm.report.defaults import with_defaults
 from graftlm.report.terminal import print_report
+from graftlm.report.verdict import _equal_compute
 
 DECLARED = ("report.primary", "chrf")
 
@@ -151,6 +153,15 @@ def test_the_loss_at_the_baselines_compute_is_read_off_the_curve(fake_sweep, fak
     dear = compare(collect([sweep.root])).arm("calibrated")
     assert dear.equal_compute["words"].startswith("not reached: the donor and the graft alone cost more")
     assert "equal_compute" not in dear.difference
+
+
+def test_arms_that_reached_the_baselines_compute_in_some_seeds_are_not_said_to_have_in_none():
+    words = {"a": "not reached: dear", "b": "not reached by 1 of 3: dear", "c": "not reached: dear", "d": ""}
+    arms = [SimpleNamespace(name=name, equal_compute={"words": text}, difference={}) for name, text in words.items()]
+    assert _equal_compute(arms) == [
+        "At the compute that the baseline spent (a, c): not reached: dear.",
+        "At the compute that the baseline spent (b): not reached by 1 of 3: dear.",
+    ]
 
 
 def test_each_language_has_differences_of_its_own(fake_sweep):

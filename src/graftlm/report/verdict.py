@@ -258,11 +258,12 @@ def _few_donors(arms: Sequence[ArmReport]) -> list[str]:
 
 def _equal_compute(better: Sequence[ArmReport]) -> list[str]:
     """Whether a gain is still there once an arm has spent no more than the baseline."""
-    dear = [arm for arm in better if arm.equal_compute.get("words")]
+    dear: dict[str, list[ArmReport]] = {}
+    for arm in better:
+        if words := arm.equal_compute.get("words"):
+            dear.setdefault(words, []).append(arm)
     behind = [arm for arm in better if (at := arm.difference.get("equal_compute")) and at.mean > 0]
-    said = []
-    if dear:
-        said.append(f"At the compute that the baseline spent: {_list(dear)} {dear[0].equal_compute['words']}.")
+    said = [f"At the compute that the baseline spent ({_list(some)}): {words}." for words, some in dear.items()]
     if behind:
         told = ", ".join(f"{arm.name} {interval(arm.difference['equal_compute'])}" for arm in behind[:6])
         said.append(
