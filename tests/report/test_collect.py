@@ -38,6 +38,22 @@ def test_overrides_make_arms_and_seeds_do_not(fake_sweep, fake_arm):
     ]
 
 
+def test_a_setting_that_follows_from_a_choice_in_the_label_is_not_told_again(fake_sweep, fake_arm):
+    def named(*variants):
+        sweep = fake_sweep()
+        for mask, span in variants:
+            override, setting = f"mask.span_mean={span}", ("mask.span_mean", span)
+            sweep.job(fake_arm("calibrated", mask=mask, overrides=(override,), settings=(setting,)), 1)
+        return [arm.name for arm in collect([sweep.root]).arms]
+
+    assert named(("r15", 3.0), ("r30", 4.0)) == ["calibrated · r15", "calibrated · r30"]
+    assert named(("r15", 3.0), ("r30", 4.0), ("r30", 5.0)) == [
+        "calibrated · r15 · mask.span_mean=3",
+        "calibrated · r30 · mask.span_mean=4",
+        "calibrated · r30 · mask.span_mean=5",
+    ]
+
+
 def test_a_setting_that_no_override_names_still_tells_arms_apart(fake_sweep, fake_arm):
     sweep = fake_sweep()
     sweep.job(fake_arm("none"), 1)

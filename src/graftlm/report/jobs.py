@@ -83,7 +83,14 @@ def names(jobs: Sequence[Job]) -> list[str]:
         [job.transfer, *(job.choices.get(key, "") for key in told if not (job.is_baseline and key == "mask"))]
         for job in jobs
     ]
-    overridden = [key for key in _overridden(jobs) if len({plain(job.flat.get(key)) for job in jobs}) > 1]
+
+    def says_more(key: str) -> bool:
+        """Whether a setting varies among jobs of the same choice of its group, which the label has already."""
+        group = key.partition(".")[0]
+        values = {(job.choices.get(group) if group in told else None, plain(job.flat.get(key))) for job in jobs}
+        return len(values) > len({choice for choice, _ in values})
+
+    overridden = [key for key in _overridden(jobs) if says_more(key)]
     for key in overridden:
         for job, part in zip(jobs, parts, strict=True):
             if not (job.is_baseline and key.startswith(ARM_SIDE)) and key in job.flat:
