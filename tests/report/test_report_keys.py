@@ -155,6 +155,15 @@ def test_the_loss_at_the_baselines_compute_is_read_off_the_curve(fake_sweep, fak
     assert "equal_compute" not in dear.difference
 
 
+def test_a_control_is_beaten_at_equal_compute_too(fake_sweep, fake_arm):
+    sweep, declared = fake_sweep(), {"settings": (("report.primary", "equal_compute"),)}
+    arm = fake_arm("calibrated", early=-3, late=-3, **declared)
+    sweep.sweep([fake_arm("none", **declared), arm, fake_arm("shuffled", control=True, **declared)], (1, 2, 3, 4))
+    report = compare(collect([sweep.root]))
+    assert report.headline.startswith("calibrated is better than the baseline (none)")
+    assert report.arm("calibrated").not_above == []
+
+
 def test_arms_that_reached_the_baselines_compute_in_some_seeds_are_not_said_to_have_in_none():
     words = {"a": "not reached: dear", "b": "not reached by 1 of 3: dear", "c": "not reached: dear", "d": ""}
     arms = [SimpleNamespace(name=name, equal_compute={"words": text}, difference={}) for name, text in words.items()]

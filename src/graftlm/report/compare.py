@@ -105,8 +105,11 @@ def _beside_controls(results: Sequence[ArmReport], collection: Collection) -> No
             pairs = _pairs(arms[arm.name], arms[control.name])
             if _differs(arms[arm.name], arms[control.name]) or _unlike(pairs):
                 continue
-            read = READ.get(collection.primary, score(collection.primary))
-            difference = stats.paired(_paired(pairs, read), collection.confidence)
+            if collection.primary == "equal_compute":
+                difference = equal_compute(pairs, collection.confidence)[1]
+            else:
+                read = READ.get(collection.primary, score(collection.primary))
+                difference = stats.paired(_paired(pairs, read), collection.confidence)
             bound = None if difference is None else difference.high if less else difference.low
             if bound is None or (bound >= 0 if less else bound <= 0):
                 arm.not_above.append(control.name)
