@@ -39,7 +39,7 @@ MISTAKES = [
     Mistake(
         "graft by no strategy",
         ("transfer", "--encoder", "x", "--seq2seq", "config", "--strategy", "copy", "--text", "{data}/t", "--out", "o"),
-        "transfer",
+        "--strategy=copy",
         ("copy", "choices are"),
         {"t": "a line\n"},
     ),

@@ -141,7 +141,7 @@ def test_a_control_that_gains_as_much_stands_in_the_headline(fake_sweep, fake_ar
 def test_a_control_of_another_schedule_says_nothing_in_the_headline(fake_sweep, fake_arm):
     sweep, other = fake_sweep(), (("finetune.lr", 0.01),)
     # under the other rate all losses are lower, that of the control too, which gains nothing on its own baseline
-    far = {"early": -2.0, "late": -1.5, "settings": other}
+    far = {"early": -3.0, "late": -1.0, "settings": other}
     arms = [fake_arm("none"), fake_arm("calibrated", early=-1, late=-1), fake_arm("shuffled", control=True)]
     sweep.sweep([*arms, fake_arm("none", **far), fake_arm("shuffled", control=True, **far)], (1, 2, 3, 4))
     report = compare(collect([sweep.root]))
