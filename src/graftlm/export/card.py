@@ -15,6 +15,7 @@ from graftlm.data.languages import language_of
 from graftlm.export.source import Source
 from graftlm.report import plain
 from graftlm.report.markdown import code, escape, fenced
+from graftlm.report.probes import HARDLY_READS
 from graftlm.report.records import mapping, number, rows
 from graftlm.report.text import duration, flops, level, show, signed
 
@@ -181,7 +182,7 @@ def _figures(source: Source) -> str:
             lines.append(f"| {escape(label)} | {show(values.get('pairs'), 0)} | " + " | ".join(cells_) + " |")
     loss, gap = show(scores.get("loss"), 3), number(scores.get("gap"))
     lines.append(f"\nLoss {loss} nats a token; with shuffled sources it changes by {show(gap, 3)}.")
-    if gap is not None and gap < 0.02:
+    if gap is not None and gap < HARDLY_READS:
         lines.append("**It hardly reads its source**: wrong sources cost it next to nothing.")
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from graftlm.report.examples import examples_of
 from graftlm.report.records import Run, mapping, number
 
 SHARES = ("in_language", "copied", "exact_copies", "repeated", "degenerate", "commonest", "empty")
-READS = 0.02  # nats a token by which the loss must rise with wrong sources
+HARDLY_READS = 0.02  # nats a token by which the loss must at least rise with wrong sources
 WORST = 5  # examples listed
 _LONGEST = 400  # characters of a text in the list of worst examples
 
@@ -62,7 +62,7 @@ def alarms(probes: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
 def _judged(table: dict[str, Any]) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     gap, pairs = table["gap"], table["pairs"] or 0
-    if gap is not None and gap < READS:
+    if gap is not None and gap < HARDLY_READS:
         change = f"rises by {gap:z.3f} nats a token only" if gap > -5e-4 else f"falls by {-gap:.3f} nats a token"
         found.append(("gap", "reads hardly its source", f"with shuffled sources its loss {change}"))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from graftlm.report.collect import Collection
-from graftlm.report.probes import READS
+from graftlm.report.probes import HARDLY_READS
 from graftlm.report.results import FIGURES, UNITS, ArmReport
 from graftlm.report.statistics import Difference, Floats
 from graftlm.report.text import interval, level, share, signed
@@ -111,7 +111,7 @@ def _gain(arm: ArmReport, confidence: float) -> str:
 def _reads(arm: ArmReport) -> bool:
     """Whether the loss rises when sources are shuffled; not known counts as yes."""
     gap = arm.mean.get("gap")
-    return gap is None or gap >= READS
+    return gap is None or gap >= HARDLY_READS
 
 
 _RANK = {"better": 0, "cannot tell": 1, "worse": 2}
@@ -210,8 +210,8 @@ def caveats(arms: Sequence[ArmReport], collection: Collection) -> list[str]:
     unread = [arm for arm in arms if not arm.control and arm.seeds and not _reads(arm)]
     if unread:
         said.append(
-            f"{_list(unread)}: the loss hardly rises when sources are shuffled (gap below 0.02): the model barely "
-            "reads its source, so its scores say little about the encoder."
+            f"{_list(unread)}: the loss hardly rises when sources are shuffled (gap below {HARDLY_READS}): the model "
+            "barely reads its source, so its scores say little about the encoder."
         )
     for word in dict.fromkeys(item["word"] for arm in arms for item in arm.alarms if item["probe"] != "gap"):
         alarmed = [arm for arm in arms if any(item["word"] == word for item in arm.alarms)]
