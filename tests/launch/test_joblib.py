@@ -147,7 +147,7 @@ def test_after_a_signal_the_workers_save_and_end(
     assert "Traceback" not in told
     assert "resource_tracker" not in told
     assert "2 interrupted, 1 not begun" in told, "a line a job"
-    jobs = [line for line in told.splitlines() if line.startswith("  ") and "transfer=none" in line]
+    jobs = [line for line in told.splitlines() if line.startswith("  ") and "finetune.seed=" in line]
     assert [line.rpartition(": ")[2] for line in jobs] == [
         "interrupted (SIGTERM); the same command goes on from here"
     ] * 2
