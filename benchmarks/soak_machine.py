@@ -14,7 +14,11 @@ from pathlib import Path
 
 def main() -> int:
     tests = Path(__file__).parents[1] / "tests"
-    command = [sys.executable, "-m", "pytest", str(tests / "faults"), str(tests / "launch"), "-q", "--durations=5"]
+    launch = [  # those that `make test` has no time for
+        f"{tests}/launch/test_joblib.py::test_after_a_signal_the_workers_save_and_end",
+        f"{tests}/launch/test_slurm.py::test_a_search_is_an_array_a_batch_and_its_tasks_tell_the_study",
+    ]
+    command = [sys.executable, "-m", "pytest", str(tests / "faults"), *launch, "-q", "--durations=5"]
     return subprocess.run(command, env={**os.environ, "GRAFTLM_SOAK": "1", "OMP_NUM_THREADS": "1"}).returncode
 
 
