@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from graftlm.cli import main
-from graftlm.errors import CheckpointError, DataError, SettingsError, TransferError
+from graftlm.errors import CheckpointError, DataError, MachineError, SettingsError, TransferError
 from graftlm.interrupt import Interrupted, handled
 from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
@@ -174,6 +174,15 @@ def test_what_is_wrong_is_told_before_anything_is_loaded(
     (folder / "file").write_text("", encoding="utf-8")
     with pytest.raises(TransferError, match=r"--out=.*: cannot be written"):
         run(dataclasses.replace(wrong, out=folder / "file" / "out"))
+
+
+def test_a_fault_of_a_file_that_is_read_is_not_blamed_on_the_result(tmp_path: Path) -> None:
+    gone = tmp_path / "donor" / "model.safetensors"
+    with pytest.raises(MachineError, match="safetensors: cannot be read"), result.written(tmp_path / "out"):
+        gone.read_bytes()
+    with pytest.raises(TransferError, match="--out"), result.written(tmp_path / "out") as partial:
+        (partial / "no" / "file").touch()
+    assert not list(tmp_path.iterdir())
 
 
 def test_settings_of_steps() -> None:

@@ -11,12 +11,17 @@ from typing import Any
 
 from graftlm import interrupt
 from graftlm.checkpoint import local_folder, read_config
-from graftlm.errors import TransferError
+from graftlm.errors import MachineError, Problem, TransferError
 
 
 @contextmanager
 def written(out: Path, keep: bool = True) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` when that went well and is gone when not, and without `keep`."""
+    """A folder to fill, which becomes `out` when that went well and is gone when not, and without `keep`.
+
+    Raises:
+        TransferError: it cannot be written.
+        MachineError: a file elsewhere, which is read meanwhile, is gone or cannot be read.
+    """
     partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"  # named before it is there: a signal may come between
     made = [folder for folder in out.parents if not folder.exists()]
 
@@ -36,6 +41,11 @@ def written(out: Path, keep: bool = True) -> Iterator[Path]:
                 out.rmdir()
             partial.replace(out)
     except OSError as error:
+        if isinstance(error.filename, str | Path):
+            named = Path(error.filename)
+            if partial not in (named, *named.parents) and named not in (out, *out.parents):
+                reason = f"cannot be read: {error.strerror}"
+                raise MachineError(Problem(str(named), None, reason, "it must stay there while it is read")) from error
         raise TransferError.at("--out", out, f"cannot be written: {error.strerror}", "name another folder") from error
     finally:
         try:
