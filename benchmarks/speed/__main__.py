@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.marks import put
 from benchmarks.speed.case import CASES, load, names
 from benchmarks.speed.machine import facts, foot
 from benchmarks.speed.running import Outcome, pick_cores, run_case
@@ -57,7 +58,7 @@ def main() -> int:
     shown = f"{markdown(found)}\n\n{foot(machine)}; {minutes:.1f} minutes ({each}){how}"
     print(shown)
     if options.docs:
-        _into(options.docs, shown)
+        put(options.docs, "bench", shown)
     if options.json:
         _write(options.json, found, outcomes, machine, minutes, options.quick)
     return 130 if interrupted else int(any(result.failed for result in found))
@@ -97,14 +98,6 @@ def _write(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _into(path: Path, shown: str) -> None:
-    """The table in place of what stands between two marks in a Markdown file."""
-    begin, end = "<!-- bench -->", "<!-- /bench -->"
-    text = path.read_text(encoding="utf-8")
-    before, after = text.split(begin, 1)[0], text.split(end, 1)[1]
-    path.write_text(f"{before}{begin}\n{shown}\n{end}{after}", encoding="utf-8")
 
 
 def _say(line: str) -> None:

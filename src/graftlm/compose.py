@@ -40,7 +40,7 @@ def compose_jobs(words: Words) -> list[Job]:
     kept = composed.load(identity)
     if kept is not None:
         return kept
-    problems = _deleted(words)
+    problems = _refused(words)
     with _hydra(words) as base:
         sweep = _parse_sweep(base, problems) if words.multirun else None
         jobs, mappings, pure = _jobs(words, sweep.combinations() if sweep else iter([base]), problems)
@@ -59,7 +59,7 @@ def compose_search(words: Words) -> Search | None:
     # what is kept is never a search
     if not words.multirun or composed.load(composed.identity(words)) is not None:
         return None
-    problems = _deleted(words)
+    problems = _refused(words)
     with _hydra(words) as base:
         sweep = _parse_sweep(base, problems)
         if sweep.sampler is None:
@@ -77,12 +77,20 @@ def refuse_secrets(words: Words) -> None:
         raise SettingsError(problems)
 
 
-def _deleted(words: Words) -> list[Problem]:
-    return [
-        Problem(item.lstrip("~"), "(deleted)", "a setting cannot be taken away", "give it a value")
-        for item in words.overrides
-        if item.startswith("~")
-    ]
+def _refused(words: Words) -> list[Problem]:
+    """What Hydra would take and would be of no use: a setting deleted, a folder for the jobs.
+
+    Sweeps lie in `multirun/`, by their time, where `store gc` finds what they need and workers find the sweep.
+    """
+    problems = []
+    for item in words.overrides:
+        path, _, value = item.partition("=")
+        if item.startswith("~"):
+            problems.append(Problem(item.lstrip("~"), "(deleted)", "a setting cannot be taken away", "give it a value"))
+        elif path.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir"):
+            reason = "the folder of jobs is multirun/ and the time, below the folder that the command is given in"
+            problems.append(Problem(path.lstrip("+"), value, reason, "leave it out, and give the command elsewhere"))
+    return problems
 
 
 def _jobs(

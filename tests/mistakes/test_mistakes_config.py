@@ -198,12 +198,9 @@ MISTAKES = [
         ("is no setting", "did you mean steps"),
         {"transfer/mine.yaml": "name: mine\nstepps: [{step: embeddings}]\n"},
     ),
+    Mistake("a folder for a job", (*SMOKE, "hydra.run.dir=elsewhere"), "hydra.run.dir", ("multirun/", "leave it out")),
     Mistake(
-        "a folder for jobs that cannot be",
-        (*SMOKE, "hydra.run.dir=/dev/null/x"),
-        "/dev/null/x",
-        ("Not a directory",),
-        late=True,  # Hydra makes it
+        "a folder for a sweep", (*SMOKE, "-m", "hydra.sweep.dir=s"), "hydra.sweep.dir", ("multirun/", "leave it out")
     ),
     Mistake("a launcher that is none", (*SMOKE, "hydra/launcher=nope"), "hydra/launcher", ("nope",)),
     Mistake("a setting of Hydra that is none", (*SMOKE, "hydra.rum.dir=x"), "hydra.rum.dir", ("is no setting",)),

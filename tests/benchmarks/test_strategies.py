@@ -1,0 +1,51 @@
+"""The table over all strategies: whether it has them all, and what it says of those that ran and of the rest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from benchmarks.marks import put
+from benchmarks.strategies import parts, table
+
+from graftlm.cli import main
+from graftlm.commands.words import parse_words
+from graftlm.compose import compose_jobs
+
+STRATEGIES = {path.stem for path in (Path(__file__).parents[2] / "conf" / "transfer").glob("*.yaml")}
+
+
+def test_every_strategy_has_its_part_and_every_part_composes(tmp_path: Path) -> None:
+    known = parts(tmp_path / "stand_in")
+    assert {arm for part in known.values() for arm in part.arms} == STRATEGIES
+    for part in known.values():
+        words = ["-m", "experiment=strategies", f"transfer={','.join(part.arms)}", "finetune.seed=1", *part.words]
+        assert [job.choices["transfer"] for job in compose_jobs(parse_words(words))] == list(part.arms)
+
+
+def test_the_table_has_means_of_what_ran_and_names_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = parts(tmp_path / "stand_in")
+    assert set(re.findall(r"`(\w+)`", table(tmp_path, known))) == STRATEGIES
+
+    (tmp_path / "sweeps" / "leading").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "sweeps" / "leading")
+    small = ["trainer=cpu", "trainer.threads=1", "pretrain.max_steps=4", "finetune.max_steps=4", "evaluate.max_pairs=4"]
+    sweep = ["transfer=none,naive", "finetune.seed=1,2"]
+    assert main(["run", "-m", "experiment=smoke", *small, *sweep]) == 0
+    shown = table(tmp_path, known)
+    rows = {cells[1]: cells for line in shown.splitlines() if (cells := [cell.strip() for cell in line.split("|")])[1:]}
+    assert rows["`none`"][2:5] == ["built", "2", "–"]
+    assert rows["`naive` (control)"][3] == "2"
+    assert re.fullmatch(r"-?\d\.\d\d, -?\d\.\d\d", rows["`naive` (control)"][4])
+    losses = [float(cells[7]) for name, cells in rows.items() if name.startswith("`")]
+    assert losses == sorted(losses)
+    assert "`full` (built)" in shown.split("Not run: ")[1]
+    assert "`none` (built)" not in shown
+
+    file = tmp_path / "page.md"
+    file.write_text("a\n<!-- strategies -->\nold\n<!-- /strategies -->\nb\n", encoding="utf-8")
+    put(file, "strategies", shown)
+    assert file.read_text(encoding="utf-8") == f"a\n<!-- strategies -->\n{shown}\n<!-- /strategies -->\nb\n"
+    with pytest.raises(ValueError, match="bench"):
+        put(file, "bench", shown)
