@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from graftlm.models import attention
 from graftlm.models.attention import NAME, attend, lean_attention
 from graftlm.models.dropout import kept_places
 from graftlm.models.loss import mlm_loss, seq2seq_loss
@@ -56,6 +57,34 @@ def test_values_and_gradients_are_those_of_the_book(dtype: torch.dtype, kind: st
         torch.testing.assert_close(one, two, rtol=close, atol=close)
 
 
+@pytest.mark.parametrize("mask", ["none", "row", "head", "all"])
+@pytest.mark.parametrize("cached", [1, 2 * Q * Q, H * Q * Q])
+def test_rows_and_heads_apart_give_the_bits_of_all_at_once(
+    cached: int, mask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of a head, of two heads, of a row; a mask for each row, each head, or the same for all."""
+    shape = {"row": (B, 1, Q, Q), "head": (1, H, Q, Q), "all": (Q, Q)}.get(mask)
+    places = None if shape is None else torch.rand(shape, generator=torch.Generator().manual_seed(4)) < 0.7
+    if places is not None:
+        places[..., 0] = True
+
+    def run() -> list[torch.Tensor]:
+        tensors = made(torch.bfloat16)
+        torch.manual_seed(3)
+        states, _ = attend(SimpleNamespace(is_causal=False), *tensors, places, dropout=0.3, scaling=0.4)
+        states.float().square().sum().backward()
+        return [states, *(tensor.grad for tensor in tensors if tensor.grad is not None)]
+
+    whole = run()
+    monkeypatch.setattr(attention, "_CACHED", cached)
+    blocks = list(attention._blocks(*made(torch.bfloat16)[:2]))
+    assert len(blocks) > 1
+    apart = run()
+    assert len(apart) == 4
+    for one, two in zip(whole, apart, strict=True):
+        assert torch.equal(one, two)
+
+
 def name_of(states: torch.Tensor) -> str:
     """Of the operation before the places were put in front of the heads."""
     node: Any = states.grad_fn
@@ -87,7 +116,7 @@ def test_it_keeps_no_matrix_but_the_dropped_places() -> None:
         lambda tensor: (kept.append(tensor), tensor)[1], lambda tensor: tensor
     ):
         attend(SimpleNamespace(is_causal=False), *tensors, None, dropout=0.1, scaling=0.5)
-    assert [tensor.dtype for tensor in kept if tensor.shape == (B, H, Q, Q)] == [torch.bool]
+    assert [tensor.dtype for tensor in kept if tensor.shape == (B, H, Q, Q)] == [torch.uint8]
     assert all(tensor.dtype == torch.bfloat16 for tensor in kept if tensor.shape != (B, H, Q, Q))
 
 

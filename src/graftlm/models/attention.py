@@ -4,7 +4,8 @@ With dropout torch has no fused attention there: in bfloat16 it converts all of 
 of B × H × Q × K for the backward pass, with the rest 28 of the 72 MB that a layer of xlm-roberta-base keeps at 8 × 128.
 Without dropout it has one, whose backward pass in bfloat16 takes 26 ms a layer at 8 × 12 heads × 64 × 64. Here the
 weights are computed once more in the backward pass (as flash attention does, Dao 2022): scores and softmax in float32,
-the other products in the type of queries, keys and values, which adds up in float32.
+the other products in the type of queries, keys and values, which adds up in float32. All of it is done for as many rows
+and heads at a time as stay in the cache: a step goes over the weights a dozen times.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from graftlm.models.dropout import is_usual, kept_places
 
 NAME = "graftlm_lean"
 _SHORT = 2**15  # places of a query and a key
+_CACHED = 2**18  # weights of a block: 1 MB in float32, half of what a core's second cache holds
 
 
 @contextmanager
@@ -86,9 +88,12 @@ class _Attention(torch.autograd.Function):
         ctx.scale, ctx.factor, kept = scale, 1.0, None
         with torch.autocast("cpu", enabled=False):
             if dropout:
-                weights = _weights(query, key, mask, scale)
-                kept, ctx.factor = kept_places(weights.shape, dropout)
-                states = weights.mul_(kept).mul_(ctx.factor).to(value.dtype) @ value
+                kept, ctx.factor = kept_places((*query.shape[:3], key.shape[2]), dropout)
+                states = torch.empty_like(query)
+                for block in _blocks(query, key):
+                    weights = _weights(query[block], key[block], _part(mask, block), scale)
+                    weights.mul_(kept[block]).mul_(ctx.factor)
+                    states[block] = weights.to(value.dtype) @ value[block]
             else:
                 states = F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
             ctx.save_for_backward(query, key, value, mask, kept)
@@ -98,17 +103,44 @@ class _Attention(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, kept = ctx.saved_tensors
+        for_query, for_key, for_value = (torch.empty_like(tensor) for tensor in (query, key, value))
         with torch.autocast("cpu", enabled=False):
-            weights = _weights(query, key, mask, ctx.scale)
-            errors = upstream.to(weights.dtype) @ value.to(weights.dtype).transpose(-1, -2)  # of the weights
-            used = weights
-            if kept is not None:
-                used = (weights * kept).mul_(ctx.factor)
-                errors.mul_(kept).mul_(ctx.factor)
-            for_value = used.to(upstream.dtype).transpose(-1, -2) @ upstream
-            errors.sub_((errors * weights).sum(dim=-1, keepdim=True)).mul_(weights).mul_(ctx.scale)  # of the scores
-            narrow = errors.to(query.dtype)
-            return narrow @ key, narrow.transpose(-1, -2) @ query, for_value, None, None, None
+            for block in _blocks(query, key):
+                own = upstream[block]
+                weights = _weights(query[block], key[block], _part(mask, block), ctx.scale)
+                errors = own.to(weights.dtype) @ value[block].to(weights.dtype).transpose(-1, -2)  # of the weights
+                used = weights
+                if kept is not None:
+                    used = (weights * kept[block]).mul_(ctx.factor)
+                    errors.mul_(kept[block]).mul_(ctx.factor)
+                for_value[block] = used.to(own.dtype).transpose(-1, -2) @ own
+                errors.sub_((errors * weights).sum(dim=-1, keepdim=True)).mul_(weights).mul_(ctx.scale)  # of the scores
+                narrow = errors.to(query.dtype)
+                for_query[block] = narrow @ key[block]
+                for_key[block] = narrow.transpose(-1, -2) @ query[block]
+        return for_query, for_key, for_value, None, None, None
+
+
+Block = tuple[slice, slice]  # rows and heads
+
+
+def _blocks(query: Tensor, key: Tensor) -> Iterator[Block]:
+    """Rows and heads whose weights are at most `_CACHED`: several rows, one, or some heads of one."""
+    rows, heads, count = query.shape[:3]
+    most = max(1, _CACHED // (count * key.shape[2]))  # heads
+    if most >= heads:
+        step = most // heads
+        yield from ((slice(row, row + step), slice(None)) for row in range(0, rows, step))
+        return
+    for row in range(rows):
+        yield from ((slice(row, row + 1), slice(head, head + most)) for head in range(0, heads, most))
+
+
+def _part(mask: Tensor | None, block: Block) -> Tensor | None:
+    """Of a mask that may be the same for all rows or heads."""
+    if mask is None or mask.dim() < 4:
+        return mask
+    return mask[tuple(part if size > 1 else slice(None) for part, size in zip(block, mask.shape[:2], strict=True))]
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:

@@ -24,13 +24,13 @@ _WORTH = 2**14  # places; below, torch's is as fast
 
 
 def kept_places(shape: Iterable[int], dropout: float) -> tuple[Tensor, float]:
-    """Which places stay, and by what to multiply them. Draws from torch's generator of the processor."""
+    """1 where a place stays, else 0, and by what to multiply those. Draws from torch's generator of the processor."""
     size = torch.Size(shape)
     count = size.numel()
     dropped = round(dropout * _LEVELS)
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)  # type: ignore[call-overload]
     kept = bits.view(torch.int16)[:count].view(size) >= dropped - _LEVELS // 2
-    return kept, _LEVELS / (_LEVELS - dropped)
+    return kept.view(torch.uint8), _LEVELS / (_LEVELS - dropped)  # as truth values they are converted one by one
 
 
 @contextmanager
