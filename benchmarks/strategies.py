@@ -5,11 +5,12 @@
 TEXTS holds `{de,fr}.{train,validation,test}.jsonl` with the fields text, summary and lang; FOLDER gets store and
 sweeps. Runs `experiment=strategies` (`model=e5_small`) in parts, since not all strategies fit one host:
 
-    built       what carries into a host that is built, one seed; the leading ones and `none` with `--seeds`
-    adapter     `lora`, of a donor with an adapter trained in 300 steps
-    post_ln     `exact`, and `none`, in BART, whose LayerNorms stand where the donor's do
-    stand_in    a host that 1,000 steps of denoising trained from a random start, for want of a real mBART
+    host        `none` and `denoising`, whose host, trained from a random start, stands in for a real mBART below
     pretrained  onto that one: `none`, `interpolated`, `stitched`, and `delta` of 300 steps in the donor
+    post_ln     `exact`, and `none`, in BART, whose LayerNorms stand where the donor's do
+    adapter     `lora`, of a donor with an adapter trained in 300 steps
+    built       all others, into a host that is built
+    leading     `none` and the two that lead, with `--seeds`
 
 Prints the table, and with `--docs` puts it between the marks of a file. All of it takes hours; what is done stays in
 the store, so the same command goes on. `--only` runs some of the parts, and `--only table` none: the table says what
@@ -38,17 +39,8 @@ from graftlm.report.records import Run
 
 LEADING = ("none", "standardised_denoised", "full")
 BUILT = (
-    *(
-        "none",
-        "full",
-        "standardised_denoised",
-        "denoised",
-        "denoising",
-        "shuffled_denoised",
-        "standardised",
-        "distilled",
-    ),
-    *("calibrated", "embeddings", "encoder_decoder", "shuffled", "naive", "rates"),
+    *("full", "standardised_denoised", "denoised", "shuffled_denoised", "standardised", "distilled", "calibrated"),
+    *("embeddings", "encoder_decoder", "shuffled", "naive", "rates"),
 )
 DONOR_STEPS = "pretrain.max_steps=300"
 
@@ -61,22 +53,19 @@ class Part:
     arms: tuple[str, ...]
     host: str = "built"
     seeds: bool = False  # whether `--seeds` counts; else one
-    of: str = ""  # the part whose rows these are, too
-    listed: bool = True  # whether its arms stand in the table
 
 
 def parts(stand_in: Path) -> dict[str, Part]:
     """The sweeps by their names, in the order in which they run."""
     onto = f"model.host.checkpoint={stand_in}"
-    denoised = "transfer.steps=[{step: denoise, steps: 1000, encoder_lr: 1.0}]"
     return {
-        "built": Part((), BUILT),
-        "leading": Part((), LEADING, seeds=True, of="built"),
-        "adapter": Part((DONOR_STEPS,), ("lora",)),
-        "post_ln": Part(("model.host.architecture=bart",), ("none", "exact"), "BART"),
-        "stand_in": Part((denoised, "finetune.max_steps=1"), ("denoising",), listed=False),
+        "host": Part((), ("none", "denoising")),
         "pretrained": Part((onto,), ("none", "interpolated", "stitched"), "stand-in"),
-        "delta": Part((onto, DONOR_STEPS), ("delta",), "stand-in", of="pretrained"),
+        "delta": Part((onto, DONOR_STEPS), ("delta",), "stand-in"),
+        "post_ln": Part(("model.host.architecture=bart",), ("none", "exact"), "BART"),
+        "adapter": Part((DONOR_STEPS,), ("lora",)),
+        "built": Part((), BUILT),
+        "leading": Part((), LEADING, seeds=True),
     }
 
 
@@ -88,11 +77,11 @@ def main() -> int:
     failed = []
     known = parts(stand_in)
     for name, part in known.items():
-        if options.only and (part.of or name) not in options.only:
+        if options.only and name not in options.only:
             continue
         if _sweep(folder, name, part, options):
             failed.append(name)
-        elif name == "stand_in":
+        elif name == "host":
             _link(stand_in, folder / "sweeps" / name)
     shown = table(folder, known)
     print(shown)
@@ -142,12 +131,12 @@ def _sweep(folder: Path, name: str, part: Part, options: argparse.Namespace) -> 
 
 
 def _link(stand_in: Path, sweep: Path) -> None:
-    """A short way to the host that the part `stand_in` made, which stands in the store under its key."""
-    job = sorted(sweep.glob("multirun/*/*/job.json"))[-1]
-    stages: list[dict[str, Any]] = json.loads(job.read_text(encoding="utf-8"))["stages"]
-    made = (job.parent / next(stage["path"] for stage in stages if stage["stage"] == "graft")).resolve() / "model"
+    """A short way to the host of the job with `denoising`, which lies in the store under its key."""
+    jobs = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sweep.glob("multirun/*/*/job.json")]
+    job, record = next(item for item in jobs if item[1]["choices"]["transfer"] == "denoising")
+    made = next((job.parent / stage["path"]).resolve() for stage in record["stages"] if stage["stage"] == "graft")
     stand_in.unlink(missing_ok=True)
-    stand_in.symlink_to(made)
+    stand_in.symlink_to(made / "model")
 
 
 HEADER = (
@@ -158,22 +147,26 @@ HEADER = (
 
 def table(folder: Path, known: Mapping[str, Part]) -> str:
     """Markdown: an arm a row, means over its seeds, the best test loss first; then what has not been run."""
-    listed = {name: part for name, part in known.items() if part.listed}
     rows: list[tuple[float, list[str]]] = []
     missing = []
-    for name, part in listed.items():
-        if part.of:
-            continue
-        group = {name: part} | {other: each for other, each in listed.items() if each.of == name}
-        found = _arms([folder / "sweeps" / each for each in group])
-        for arm in dict.fromkeys(arm for each in group.values() for arm in each.arms):
+    for host, names in _by_host(known).items():
+        found = _arms([folder / "sweeps" / name for name in names])
+        for arm in dict.fromkeys(arm for name in names for arm in known[name].arms):
             if arm in found:
-                rows.append(_row(found[arm], part.host))
+                rows.append(_row(found[arm], host))
             else:
-                missing.append(f"`{arm}` ({part.host})")
+                missing.append(f"`{arm}` ({host})")
     lines = [HEADER, ("---",) * len(HEADER), *(row for _, row in sorted(rows))]
     shown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return shown + (f"\n\nNot run: {', '.join(missing)}." if missing else "")
+
+
+def _by_host(known: Mapping[str, Part]) -> dict[str, list[str]]:
+    """The parts of each host: what stands in several of them is one arm."""
+    found: dict[str, list[str]] = {}
+    for name, part in known.items():
+        found.setdefault(part.host, []).append(name)
+    return found
 
 
 def _arms(sweeps: list[Path]) -> dict[str, Arm]:
@@ -238,4 +231,8 @@ def _operations(runs: list[Run], cost: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
