@@ -23,6 +23,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.marks import put
+from benchmarks.marks import check, put
+from graftlm.composition import quoted
 from graftlm.errors import ReportError
 from graftlm.report.collect import Arm, collect
 from graftlm.report.figures import READS, figures_of
@@ -42,6 +44,8 @@ BUILT = (
     *("full", "standardised_denoised", "denoised", "shuffled_denoised", "standardised", "distilled", "calibrated"),
     *("embeddings", "encoder_decoder", "shuffled", "naive", "rates"),
 )
+LANGUAGES = ("de", "fr")
+ENDED_BY_A_SIGNAL = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 DONOR_STEPS = "pretrain.max_steps=300"
 
 
@@ -53,15 +57,16 @@ class Part:
     arms: tuple[str, ...]
     host: str = "built"
     seeds: bool = False  # whether `--seeds` counts; else one
+    on_stand_in: bool = False  # needs what the part `host` leaves
 
 
 def parts(stand_in: Path) -> dict[str, Part]:
     """The sweeps by their names, in the order in which they run."""
-    onto = f"model.host.checkpoint={stand_in}"
+    onto = f"model.host.checkpoint={quoted(str(stand_in))}"
     return {
         "host": Part((), ("none", "denoising")),
-        "pretrained": Part((onto,), ("none", "interpolated", "stitched"), "stand-in"),
-        "delta": Part((onto, DONOR_STEPS), ("delta",), "stand-in"),
+        "pretrained": Part((onto,), ("none", "interpolated", "stitched"), "stand-in", on_stand_in=True),
+        "delta": Part((onto, DONOR_STEPS), ("delta",), "stand-in", on_stand_in=True),
         "post_ln": Part(("model.host.architecture=bart",), ("none", "exact"), "BART"),
         "adapter": Part((DONOR_STEPS,), ("lora",)),
         "built": Part((), BUILT),
@@ -72,17 +77,22 @@ def parts(stand_in: Path) -> dict[str, Part]:
 def main() -> int:
     options = _options()
     folder: Path = options.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     stand_in = folder / "stand_in"
-    failed = []
     known = parts(stand_in)
+    problems = _problems(options)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        return 2
+    failed = []
     for name, part in known.items():
         if options.only and name not in options.only:
             continue
-        if _sweep(folder, name, part, options):
+        if part.on_stand_in and not (_link(stand_in, folder / "sweeps" / "host") or stand_in.is_dir()):
+            print(f"-- {name}: left out, for there is no host of the part `host`", file=sys.stderr)
             failed.append(name)
-        elif name == "host":
-            _link(stand_in, folder / "sweeps" / name)
+        elif _sweep(folder, name, part, options):
+            failed.append(name)
     shown = table(folder, known)
     print(shown)
     if options.docs:
@@ -103,51 +113,98 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--docs", type=Path, metavar="FILE", help="put the table between the marks in this file")
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time, a core each")
     parser.add_argument("--seeds", type=int, default=3, help="of the leading arms")
-    parser.add_argument("--only", nargs="+", metavar="SWEEP", help="some of the parts above; `table` runs none")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="PART",
+        choices=[*parts(Path()), "table"],
+        help="some of the parts above; `table` runs none",
+    )
     return parser.parse_args()
 
 
-def _sweep(folder: Path, name: str, part: Part, options: argparse.Namespace) -> int:
-    """Runs a part; what an earlier call finished is reused."""
-    texts = options.texts.resolve()
-    files = {
-        split: ",".join(str(texts / f"{lang}.{split}.jsonl") for lang in ("de", "fr"))
+def _problems(options: argparse.Namespace) -> list[str]:
+    """What would end hours of work, or begin them in vain."""
+    found = [
+        f"{path}: no such file" for paths in _texts(options.texts).values() for path in paths if not path.is_file()
+    ]
+    if options.docs:
+        try:
+            check(options.docs, "strategies")
+        except (OSError, ValueError) as error:
+            found.append(str(error))
+    return found
+
+
+def _texts(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split."""
+    return {
+        split: [folder.resolve() / f"{lang}.{split}.jsonl" for lang in LANGUAGES]
         for split in ("train", "validation", "test")
     }
+
+
+def _sweep(folder: Path, name: str, part: Part, options: argparse.Namespace) -> int:
+    """Runs a part, what an earlier call finished is reused; its exit code.
+
+    Raises:
+        KeyboardInterrupt: it was asked to end, and has saved and ended.
+    """
+    files = {split: ",".join(quoted(str(path)) for path in paths) for split, paths in _texts(options.texts).items()}
     seeds = ",".join(map(str, range(1, (options.seeds if part.seeds else 1) + 1)))
     words = [
         *("experiment=strategies", "data=files", "data.columns.source_lang=lang", "logger=none", "trainer.threads=1"),
         *(f"data.{split}=[{paths}]" for split, paths in files.items()),
-        *(f"transfer={','.join(part.arms)}", f"finetune.seed={seeds}", f"store.dir={folder / 'store'}"),
+        *(f"transfer={','.join(part.arms)}", f"finetune.seed={seeds}", f"store.dir={quoted(str(folder / 'store'))}"),
         *part.words,
     ]
     if options.workers > 1:
         words += ["launch=joblib", f"launch.workers={options.workers}", "launch.cores=1"]
     print(f"-- {name}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "graftlm", "run", "-m", *words]
     own = folder / "sweeps" / name
     own.mkdir(parents=True, exist_ok=True)
-    return subprocess.run(command, cwd=own, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+    command = [sys.executable, "-m", "graftlm", "run", "-m", *words]
+    process = subprocess.Popen(command, cwd=own, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    asked = False
+    while process.returncode is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:  # the sweep has the signal as well: it saves first, which takes its time
+            asked = True
+    if asked or process.returncode in ENDED_BY_A_SIGNAL:
+        raise KeyboardInterrupt
+    return process.returncode
 
 
-def _link(stand_in: Path, sweep: Path) -> None:
-    """A short way to the host of the job with `denoising`, which lies in the store under its key."""
-    jobs = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sweep.glob("multirun/*/*/job.json")]
-    job, record = next(item for item in jobs if item[1]["choices"]["transfer"] == "denoising")
-    made = next((job.parent / stage["path"]).resolve() for stage in record["stages"] if stage["stage"] == "graft")
-    stand_in.unlink(missing_ok=True)
-    stand_in.symlink_to(made / "model")
+def _newest(sweep: Path) -> Path | None:
+    """The folder of a part's last sweep."""
+    return max((path.parent for path in sweep.glob("multirun/*/sweep.json")), default=None)
+
+
+def _link(stand_in: Path, sweep: Path) -> bool:
+    """A short way to the host of `denoising`, which lies in the store under its key; whether there is one."""
+    newest = _newest(sweep)
+    for path in newest.glob("*/job.json") if newest else ():
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if record["status"] == "done" and record["choices"]["transfer"] == "denoising":
+            made = next(
+                (path.parent / stage["path"]).resolve() for stage in record["stages"] if stage["stage"] == "graft"
+            )
+            stand_in.unlink(missing_ok=True)
+            stand_in.symlink_to(made / "model")
+            return True
+    return False
 
 
 HEADER = (
     *("arm", "host", "seeds", "CKA, cosine", "first validation loss", "last", "test loss", "gap: first → last"),
-    *(f"gap of {READS} after", "ROUGE-L", "donor + graft + fine-tuning"),
+    *(f"gap of {READS} after", "ROUGE-L", "10¹³ operations: donor + graft + fine-tuning"),
 )
 
 
 def table(folder: Path, known: Mapping[str, Part]) -> str:
     """Markdown: an arm a row, means over its seeds, the best test loss first; then what has not been run."""
-    rows: list[tuple[float, list[str]]] = []
+    rows: list[tuple[tuple[bool, float], list[str]]] = []
     missing = []
     for host, names in _by_host(known).items():
         found = _arms([folder / "sweeps" / name for name in names])
@@ -170,33 +227,50 @@ def _by_host(known: Mapping[str, Part]) -> dict[str, list[str]]:
 
 
 def _arms(sweeps: list[Path]) -> dict[str, Arm]:
-    """The arms of these sweeps by their strategies; none where nothing has been run."""
+    """The arms of the last sweep of each of these parts by their strategies; none where nothing has been run.
+
+    What the jobs warn of is told, and a strategy of which there are two arms (other texts, other settings) is none.
+    """
+    newest = [folder for sweep in sweeps if (folder := _newest(sweep))]
     try:
-        return {arm.transfer: arm for arm in collect([sweep for sweep in sweeps if sweep.is_dir()]).arms}
+        found = collect(newest)
     except ReportError:
         return {}
+    for warning in found.warnings:
+        print(warning, file=sys.stderr)
+    for job in found.failed:
+        print(f"{job['arm']}, seed {job['finetune_seed']}: {job['error']}", file=sys.stderr)
+    arms: dict[str, Arm] = {}
+    twice = {arm.transfer for arm in found.arms if arms.setdefault(arm.transfer, arm) is not arm}
+    for name in twice:
+        print(f"{name}: was run with two settings; remove the sweeps of one, of {newest}", file=sys.stderr)
+    return {name: arm for name, arm in arms.items() if name not in twice}
 
 
-def _row(arm: Arm, host: str) -> tuple[float, list[str]]:
+def _row(arm: Arm, host: str) -> tuple[tuple[bool, float], list[str]]:
     figures = [figures_of(run, None) for run in arm.runs]
 
     def mean(name: str) -> float:
         return fmean(math.nan if each.get(name) is None else each[name] for each in figures)
 
     test = mean("test_loss")
-    return test, [
+    return (math.isnan(test), test), [
         f"`{arm.transfer}`" + (" (control)" if arm.control else ""),
         host,
         str(len(arm.runs)),
         _fidelity(arm.runs),
-        f"{mean('first_loss'):.2f}",
-        f"{mean('val_loss'):.2f}",
-        f"{test:.2f}",
+        _shown(mean("first_loss"), 2),
+        _shown(mean("val_loss"), 2),
+        _shown(test, 2),
         f"{_gap(arm.runs, 0)} → {_gap(arm.runs, -1)}",
         _reads(figures),
-        f"{mean('rougeL'):.1f}",
+        _shown(mean("rougeL"), 1),
         " + ".join(_operations(arm.runs, cost) for cost in ("donor", "graft", "finetune")),
     ]
+
+
+def _shown(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _fidelity(runs: list[Run]) -> str:
@@ -208,14 +282,14 @@ def _fidelity(runs: list[Run]) -> str:
 
 
 def _gap(runs: list[Run], place: int) -> str:
-    return f"{fmean(float(run.curve['gap'][place]) for run in runs):.3f}"
+    return _shown(fmean(float(run.curve["gap"][place]) if "gap" in run.curve else math.nan for run in runs), 3)
 
 
 def _reads(figures: list[dict[str, Any]]) -> str:
     """Steps until wrong sources cost it `READS`, of each seed where they differ."""
     told = [
-        f"{each['read_steps']:.0f}" if each["read_steps"] is not None else f"> {each['read_steps_above']:.0f}"
-        for each in figures
+        f"{reached:.0f}" if reached is not None else "–" if above is None else f"> {above:.0f}"
+        for reached, above in ((each["read_steps"], each["read_steps_above"]) for each in figures)
     ]
     return ", ".join(dict.fromkeys(told))
 

@@ -40,7 +40,7 @@ def compose_jobs(words: Words) -> list[Job]:
     kept = composed.load(identity)
     if kept is not None:
         return kept
-    problems = _refused(words)
+    problems = _deleted(words)
     with _hydra(words) as base:
         sweep = _parse_sweep(base, problems) if words.multirun else None
         jobs, mappings, pure = _jobs(words, sweep.combinations() if sweep else iter([base]), problems)
@@ -59,7 +59,7 @@ def compose_search(words: Words) -> Search | None:
     # what is kept is never a search
     if not words.multirun or composed.load(composed.identity(words)) is not None:
         return None
-    problems = _refused(words)
+    problems = _deleted(words)
     with _hydra(words) as base:
         sweep = _parse_sweep(base, problems)
         if sweep.sampler is None:
@@ -77,20 +77,12 @@ def refuse_secrets(words: Words) -> None:
         raise SettingsError(problems)
 
 
-def _refused(words: Words) -> list[Problem]:
-    """What Hydra would take and would be of no use: a setting deleted, a folder for the jobs.
-
-    Sweeps lie in `multirun/`, by their time, where `store gc` finds what they need and workers find the sweep.
-    """
-    problems = []
-    for item in words.overrides:
-        path, _, value = item.partition("=")
-        if item.startswith("~"):
-            problems.append(Problem(item.lstrip("~"), "(deleted)", "a setting cannot be taken away", "give it a value"))
-        elif path.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir"):
-            reason = "the folder of jobs is multirun/ and the time, below the folder that the command is given in"
-            problems.append(Problem(path.lstrip("+"), value, reason, "leave it out, and give the command elsewhere"))
-    return problems
+def _deleted(words: Words) -> list[Problem]:
+    return [
+        Problem(item.lstrip("~"), "(deleted)", "a setting cannot be taken away", "give it a value")
+        for item in words.overrides
+        if item.startswith("~")
+    ]
 
 
 def _jobs(
@@ -192,11 +184,18 @@ class _Sweep:
             yield (*self.fixed, *combination)
 
 
+def _folder_of_sweeps(value: str) -> Problem:
+    """Of one's own it would not be: workers look for the sweep in `multirun/`, and `store gc` for what it needs."""
+    reason = "the folder of a sweep is multirun/ and the time, below the folder that the command is given in"
+    return Problem("hydra.sweep.dir", value, reason, "leave it out, and give the command elsewhere")
+
+
 def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
     """What varies, on the command line and in the `params` of an experiment; the command line wins."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
 
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     fixed: list[str] = []
@@ -207,17 +206,16 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
         try:
             (parsed,) = parser.parse_overrides([text])  # the plural: its errors are of a kind that can be told apart
             parsed.config_loader = parser.config_loader
-            if parsed.is_sweep_override():
-                key = parsed.get_key_element()
-                if key.lstrip("+~").startswith("hydra"):
-                    problems.append(
-                        Problem(key, text.partition("=")[2], "cannot differ between jobs", "give one value")
-                    )
-                    return
+            key, value = parsed.get_key_element(), text.partition("=")[2]
+            if key.lstrip("+~") == "hydra.sweep.dir":
+                problems.append(_folder_of_sweeps(value))
+            elif not parsed.is_sweep_override():
+                fixed.append(text)
+            elif key.lstrip("+~").startswith("hydra"):
+                problems.append(Problem(key, value, "cannot differ between jobs", "give one value"))
+            else:
                 dimensions[key] = dimension(parsed)
                 varied[key] = text
-            else:
-                fixed.append(text)
         except HydraException as error:
             problems.append(problem(text, error))
         except SettingsError as error:
@@ -232,6 +230,9 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
         for found in (config.hydra.sweeper.get("params"), config.get("search", {}).get("params")):
             params |= dict(found) if found else {}
         sampler = config.get("search", {}).get("sampler")
+        folder = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["dir"])  # type: ignore[index,call-overload]
+        if "GRAFTLM_RUN" not in folder:
+            problems.append(_folder_of_sweeps(folder))
     except mistakes():  # the mistake is found and explained when the jobs are composed
         sampler = "unknown" if any(not item.options for item in dimensions.values()) else None
     given = {item.partition("=")[0].lstrip("+") for item in overrides}

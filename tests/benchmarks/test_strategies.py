@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from benchmarks.marks import put
 from benchmarks.strategies import parts, table
 
+from benchmarks import strategies
 from graftlm.cli import main
 from graftlm.commands.words import parse_words
 from graftlm.compose import compose_jobs
@@ -22,6 +24,45 @@ def test_every_strategy_has_its_part_and_every_part_composes(tmp_path: Path) -> 
     for part in known.values():
         words = ["-m", "experiment=strategies", f"transfer={','.join(part.arms)}", "finetune.seed=1", *part.words]
         assert [job.choices["transfer"] for job in compose_jobs(parse_words(words))] == list(part.arms)
+
+
+def test_what_would_end_hours_of_work_is_told_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["strategies", str(tmp_path), str(tmp_path / "new"), "--docs", str(tmp_path / "no")]
+    )
+    assert strategies.main() == 2
+    told = capfd.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in told[:6]] == ["no such file"] * 6
+    assert len(told) == 7
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr("sys.argv", [*words, "--only", "bilt"])
+    with pytest.raises(SystemExit):
+        strategies.main()
+
+
+def test_a_part_onto_the_stand_in_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for lang in strategies.LANGUAGES:
+        for split in ("train", "validation", "test"):
+            (tmp_path / f"{lang}.{split}.jsonl").touch()
+    monkeypatch.setattr("sys.argv", ["strategies", str(tmp_path), str(tmp_path / "new"), "--only", "delta"])
+    assert strategies.main() == 1
+    assert "delta: left out" in capfd.readouterr().err
+    model = tmp_path / "new" / "store" / "graft" / "abc" / "model"
+    model.mkdir(parents=True)
+    for name, status in (("1", "interrupted"), ("2", "done")):
+        job = tmp_path / "new" / "sweeps" / "host" / "multirun" / "2026-01-01" / name
+        job.mkdir(parents=True)
+        stages = [{"stage": "graft", "path": "../../../../../store/graft/abc"}] if status == "done" else []
+        record = {"status": status, "choices": {"transfer": "denoising"}, "stages": stages}
+        (job / "job.json").write_text(json.dumps(record), encoding="utf-8")
+    (job.parent / "sweep.json").touch()
+    link = tmp_path / "new" / "stand_in"
+    assert strategies._link(link, tmp_path / "new" / "sweeps" / "host")
+    assert link.resolve() == model.resolve()
 
 
 def test_the_table_has_means_of_what_ran_and_names_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

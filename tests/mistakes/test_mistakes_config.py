@@ -198,9 +198,32 @@ MISTAKES = [
         ("is no setting", "did you mean steps"),
         {"transfer/mine.yaml": "name: mine\nstepps: [{step: embeddings}]\n"},
     ),
-    Mistake("a folder for a job", (*SMOKE, "hydra.run.dir=elsewhere"), "hydra.run.dir", ("multirun/", "leave it out")),
+    Mistake(
+        "a folder for jobs that cannot be",
+        (*SMOKE, "hydra.run.dir=/dev/null/x"),
+        "/dev/null/x",
+        ("Not a directory",),
+        late=True,  # Hydra makes it
+    ),
     Mistake(
         "a folder for a sweep", (*SMOKE, "-m", "hydra.sweep.dir=s"), "hydra.sweep.dir", ("multirun/", "leave it out")
+    ),
+    Mistake("the same, added", (*SMOKE, "-m", "+hydra.sweep.dir=s"), "hydra.sweep.dir", ("multirun/",)),
+    Mistake("folders for a sweep", (*SMOKE, "-m", "hydra.sweep.dir=s,t"), "hydra.sweep.dir", ("multirun/",)),
+    Mistake("the same in a mapping", (*SMOKE, "-m", "hydra.sweep={dir: s}"), "hydra.sweep.dir", ("multirun/",)),
+    Mistake(
+        "the same in a file of one's own",
+        ("run", "-m", "--config-dir", "{data}", "experiment=mine"),
+        "hydra.sweep.dir",
+        ("multirun/",),
+        {"experiment/mine.yaml": "# @package _global_\nhydra: {sweep: {dir: s}}\n"},
+    ),
+    Mistake(
+        "the same among what varies",
+        ("run", "-m", "--config-dir", "{data}", "experiment=mine"),
+        "hydra.sweep.dir",
+        ("multirun/",),
+        {"experiment/mine.yaml": "# @package _global_\nhydra: {sweeper: {params: {hydra.sweep.dir: s}}}\n"},
     ),
     Mistake("a launcher that is none", (*SMOKE, "hydra/launcher=nope"), "hydra/launcher", ("nope",)),
     Mistake("a setting of Hydra that is none", (*SMOKE, "hydra.rum.dir=x"), "hydra.rum.dir", ("is no setting",)),

@@ -15,6 +15,7 @@ from graftlm.models.dropout import kept_places
 from graftlm.models.loss import mlm_loss, seq2seq_loss
 
 B, H, Q, D = 2, 3, 7, 4
+K = 5  # keys, where they are not those of the queries
 
 
 def made(dtype: torch.dtype, keys: int = Q) -> list[torch.Tensor]:
@@ -57,19 +58,26 @@ def test_values_and_gradients_are_those_of_the_book(dtype: torch.dtype, kind: st
         torch.testing.assert_close(one, two, rtol=close, atol=close)
 
 
-@pytest.mark.parametrize("mask", ["none", "row", "head", "all"])
-@pytest.mark.parametrize("cached", [1, 2 * Q * Q, H * Q * Q])
+MASKS = {"row": (B, 1, Q, K), "head": (1, H, Q, K), "heads": (H, Q, K), "each": (B, H, Q, K), "all": (Q, K)}
+
+
+@pytest.mark.parametrize("mask", ["none", *MASKS])
+@pytest.mark.parametrize("cached", [1, 2 * Q * K, H * Q * K])
 def test_rows_and_heads_apart_give_the_bits_of_all_at_once(
     cached: int, mask: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocks of a head, of two heads, of a row; a mask for each row, each head, or the same for all."""
-    shape = {"row": (B, 1, Q, Q), "head": (1, H, Q, Q), "all": (Q, Q)}.get(mask)
-    places = None if shape is None else torch.rand(shape, generator=torch.Generator().manual_seed(4)) < 0.7
-    if places is not None:
+    """Blocks of a head, of two heads, of a row; a mask for each row, each head, both, or the same for all."""
+    places = None
+    if mask in MASKS:
+        places = torch.rand(MASKS[mask], generator=torch.Generator().manual_seed(4)) < 0.7
         places[..., 0] = True
 
     def run() -> list[torch.Tensor]:
-        tensors = made(torch.bfloat16)
+        return [tensor for dtype in (torch.bfloat16, torch.float32) for tensor in in_type(dtype)]
+
+    def in_type(dtype: torch.dtype) -> list[torch.Tensor]:
+        tensors = made(dtype, keys=K)
+        tensors[2] = torch.cat([tensors[2], tensors[2]], dim=-1).detach().requires_grad_()  # wider than the queries
         torch.manual_seed(3)
         states, _ = attend(SimpleNamespace(is_causal=False), *tensors, places, dropout=0.3, scaling=0.4)
         states.float().square().sum().backward()
@@ -77,10 +85,10 @@ def test_rows_and_heads_apart_give_the_bits_of_all_at_once(
 
     whole = run()
     monkeypatch.setattr(attention, "_CACHED", cached)
-    blocks = list(attention._blocks(*made(torch.bfloat16)[:2]))
-    assert len(blocks) > 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert len(list(attention._blocks(*made(torch.bfloat16, keys=K)[:2]))) > 1
     apart = run()
-    assert len(apart) == 4
+    assert len(apart) == 8
     for one, two in zip(whole, apart, strict=True):
         assert torch.equal(one, two)
 

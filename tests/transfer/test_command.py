@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from graftlm.cli import main
 from graftlm.errors import CheckpointError, DataError, MachineError, SettingsError, TransferError
@@ -22,6 +23,7 @@ from graftlm.models.build import build_host
 from graftlm.schema import TransferSettings
 from graftlm.transfer import result
 from graftlm.transfer.command import Request, run, with_settings
+from graftlm.transfer.result import written
 from graftlm.transfer.texts import read_texts, spread
 from signals import interrupted_at
 
@@ -177,12 +179,18 @@ def test_what_is_wrong_is_told_before_anything_is_loaded(
 
 
 def test_a_fault_of_a_file_that_is_read_is_not_blamed_on_the_result(tmp_path: Path) -> None:
-    gone = tmp_path / "donor" / "model.safetensors"
-    with pytest.raises(MachineError, match="safetensors: cannot be read"), result.written(tmp_path / "out"):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    out, gone = tmp_path / "link" / "out", tmp_path / "donor" / "model.safetensors"
+    with pytest.raises(MachineError, match=r"model\.safetensors: cannot be used: No such file"), written(out):
         gone.read_bytes()
-    with pytest.raises(TransferError, match="--out"), result.written(tmp_path / "out") as partial:
-        (partial / "no" / "file").touch()
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(MachineError, match=r"donor/model.safetensors") as caught, written(out):
+        load_file(gone)  # its error names no file as others do
+    assert "--out" not in str(caught.value)
+    for name in (str.__str__, os.path.realpath):  # as it was given, and where the link leads
+        with pytest.raises(TransferError, match=r"--out=.*cannot be written: No such file"), written(out) as partial:
+            Path(name(str(partial)), "no", "file").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["link", "real"]
 
 
 def test_settings_of_steps() -> None:

@@ -23,7 +23,7 @@ from graftlm.models.dropout import is_usual, kept_places
 
 NAME = "graftlm_lean"
 _SHORT = 2**15  # places of a query and a key
-_CACHED = 2**18  # weights of a block: 1 MB in float32, half of what a core's second cache holds
+_CACHED = 2**18  # weights of a block, for each thread: 1 MB in float32, half of a core's second cache
 
 
 @contextmanager
@@ -89,7 +89,8 @@ class _Attention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             if dropout:
                 kept, ctx.factor = kept_places((*query.shape[:3], key.shape[2]), dropout)
-                states = torch.empty_like(query)
+                rows, heads, count = query.shape[:3]
+                states = value.new_empty(rows, count, heads, value.shape[-1]).transpose(1, 2)
                 for block in _blocks(query, key):
                     weights = _weights(query[block], key[block], _part(mask, block), scale)
                     weights.mul_(kept[block]).mul_(ctx.factor)
@@ -127,7 +128,7 @@ Block = tuple[slice, slice]  # rows and heads
 def _blocks(query: Tensor, key: Tensor) -> Iterator[Block]:
     """Rows and heads whose weights are at most `_CACHED`: several rows, one, or some heads of one."""
     rows, heads, count = query.shape[:3]
-    most = max(1, _CACHED // (count * key.shape[2]))  # heads
+    most = max(1, _CACHED * torch.get_num_threads() // max(1, count * key.shape[2]))  # heads
     if most >= heads:
         step = most // heads
         yield from ((slice(row, row + step), slice(None)) for row in range(0, rows, step))
@@ -138,8 +139,9 @@ def _blocks(query: Tensor, key: Tensor) -> Iterator[Block]:
 
 def _part(mask: Tensor | None, block: Block) -> Tensor | None:
     """Of a mask that may be the same for all rows or heads."""
-    if mask is None or mask.dim() < 4:
-        return mask
+    if mask is None:
+        return None
+    mask = mask[(None,) * (4 - mask.dim())]
     return mask[tuple(part if size > 1 else slice(None) for part, size in zip(block, mask.shape[:2], strict=True))]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from graftlm import interrupt
 from graftlm.checkpoint import local_folder, read_config
-from graftlm.errors import MachineError, Problem, TransferError
+from graftlm.errors import GraftlmError, MachineError, Problem, TransferError, first_line
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def written(out: Path, keep: bool = True) -> Iterator[Path]:
 
     Raises:
         TransferError: it cannot be written.
-        MachineError: a file elsewhere, which is read meanwhile, is gone or cannot be read.
+        MachineError: a file elsewhere, which is used meanwhile, is gone or cannot be used.
     """
     partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"  # named before it is there: a signal may come between
     made = [folder for folder in out.parents if not folder.exists()]
@@ -41,18 +41,26 @@ def written(out: Path, keep: bool = True) -> Iterator[Path]:
                 out.rmdir()
             partial.replace(out)
     except OSError as error:
-        if isinstance(error.filename, str | Path):
-            named = Path(error.filename)
-            if partial not in (named, *named.parents) and named not in (out, *out.parents):
-                reason = f"cannot be read: {error.strerror}"
-                raise MachineError(Problem(str(named), None, reason, "it must stay there while it is read")) from error
-        raise TransferError.at("--out", out, f"cannot be written: {error.strerror}", "name another folder") from error
+        raise _told(error, partial, out) from error
     finally:
         try:
             clean()
         finally:
             clean()  # a signal ends a command once (`graftlm.interrupt`): what it cut short is done here
             interrupt.check()
+
+
+def _told(error: OSError, partial: Path, out: Path) -> GraftlmError:
+    """What is in the way: the folder that is written, or a file elsewhere that the error names."""
+    reason = error.strerror or first_line(error)
+    if isinstance(error.filename, str | Path):
+        ours, named = partial.resolve(), Path(error.filename).resolve()
+        if ours not in (named, *named.parents) and named not in (out.resolve(), *out.resolve().parents):
+            remedy = "it must stay there, and whole, while it is used"
+            return MachineError(Problem(str(error.filename), None, f"cannot be used: {reason}", remedy))
+    elif error.errno is None:  # a library's own words
+        return MachineError(Problem("files", None, reason, "nothing was written; look after what it names"))
+    return TransferError.at("--out", out, f"cannot be written: {reason}", "name another folder")
 
 
 def in_type_of(host: Any, seq2seq: str) -> None:
