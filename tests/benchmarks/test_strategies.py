@@ -29,9 +29,8 @@ def test_every_strategy_has_its_part_and_every_part_composes(tmp_path: Path) -> 
 def test_what_would_end_hours_of_work_is_told_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        "sys.argv", ["strategies", str(tmp_path), str(tmp_path / "new"), "--docs", str(tmp_path / "no")]
-    )
+    words = ["strategies", str(tmp_path), str(tmp_path / "new")]
+    monkeypatch.setattr("sys.argv", [*words, "--docs", str(tmp_path / "no")])
     assert strategies.main() == 2
     told = capfd.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in told[:6]] == ["no such file"] * 6

@@ -6,8 +6,6 @@ same masked batches of 8 × 128. Trimmed (`model.trim`): ours with a vocabulary 
 
 from __future__ import annotations
 
-from typing import Any
-
 from benchmarks.speed.case import Case, Row, Run
 from benchmarks.speed.cases import _mlm
 
@@ -32,7 +30,10 @@ def trimmed(run: Run) -> dict[str, float]:
     return _mlm.our_step(run, _shape(run, _mlm.TRIMMED), steps=2)
 
 
-_PERCENT: dict[str, Any] = {"unit": "%", "scale": 100}
+def _share(size: str, side: str) -> Row:
+    measure = f"share of the core's own bfloat16 matmul rate, {size}"
+    return Row(measure, "matmul_share", peer=None, ours=side, more=True, unit="%", scale=100)
+
 
 CASE = Case(
     sides={"trainer_fp32": trainer_fp32, "ours": ours, "trainer_bf16": trainer_bf16, "trimmed": trimmed},
@@ -47,17 +48,8 @@ CASE = Case(
             memory_goal=0.35,
         ),
         Row("the same, against the Trainer with --bf16", peer="trainer_bf16", ours="trimmed", goal=6),
-        *(
-            Row(
-                f"share of the core's own bfloat16 matmul rate, {size}",
-                "matmul_share",
-                None,
-                side,
-                more=True,
-                **_PERCENT,
-            )
-            for size, side in (("250k vocabulary", "ours"), ("trimmed to 20k", "trimmed"))
-        ),
+        _share("250k vocabulary", "ours"),
+        _share("trimmed to 20k", "trimmed"),
     ],
     memory_gb=9.5,
     quick_memory_gb=2.0,
