@@ -42,13 +42,13 @@ def _batch(number: int, count: int = ROWS) -> dict[str, Any]:
     from graftlm.data.pairs import IGNORED, pad, pad_sources
 
     rows = _seq2seq.rows(number, ROWS, SOURCE, TARGET)[:count]
-    ids, attention = pad_sources([row["input_ids"] for row in rows], 1)
+    ids, attention = pad_sources([row["input_ids"] for row in rows], 1, SOURCE)
     labels = [row["labels"] for row in rows]
     return {
         "input_ids": ids,
         "attention_mask": attention,
-        "decoder_input_ids": pad([[row[-1], *row[:-1]] for row in labels], 1),
-        "labels": pad(labels, IGNORED),
+        "decoder_input_ids": pad([[row[-1], *row[:-1]] for row in labels], 1, TARGET),
+        "labels": pad(labels, IGNORED, TARGET),
         "number": number,
         "weight": 1.0,
         "examples": len(rows),

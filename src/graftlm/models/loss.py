@@ -18,6 +18,7 @@ from graftlm.models.blocked_loss import IGNORED, linear_cross_entropy
 from graftlm.models.lookups import folded_lookups
 from graftlm.models.packed import text_inputs
 
+_PLACES = 32  # the places with a label are filled up to multiples of it: few sizes (see `data.pairs.MULTIPLE`)
 _PLACES_A_TIME = 2048  # of logits held at once in evaluation: 2 GB in float32 for 250,000 tokens
 
 
@@ -85,6 +86,8 @@ def seq2seq_loss(model: Any, batch: Mapping[str, Any], label_smoothing: float = 
     with folded_lookups(head.weight) as lookups:
         states, labelled = decoder_states(model, batch)
     labels, bias = batch["labels"][labelled], model.final_logits_bias[0]
+    more = -len(labels) % _PLACES
+    states, labels = F.pad(states, (0, 0, 0, more)), F.pad(labels, (0, more), value=IGNORED)
     return linear_cross_entropy(states, head.weight, bias, labels, label_smoothing, lookups)
 
 

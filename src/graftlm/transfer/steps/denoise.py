@@ -183,11 +183,12 @@ class Denoise(Step):
 
         from graftlm.data.batches import BatchPlan
         from graftlm.data.denoising import noised, sentence_ends
-        from graftlm.data.pairs import IGNORED, pad, pad_sources
+        from graftlm.data.pairs import IGNORED, pad, pad_sources, widths
 
         format: HostFormat = graft.format
         longest = self._longest(graft)
-        plan = BatchPlan(np.asarray([len(ids) + 2 for ids, _ in texts]), self.batch_tokens, self.seed)
+        lengths = widths(np.asarray([min(len(ids) + 2, longest) for ids, _ in texts]), longest)
+        plan = BatchPlan(lengths, self.batch_tokens, self.seed)
         ends = sentence_ends(graft.host_tokenizer.get_vocab())
 
         def batch(number: int) -> dict[str, Any]:
@@ -198,12 +199,12 @@ class Denoise(Step):
                 mixed = noised(ids, format.mask_id, ends, rng, self.mask_ratio, self.span_mean, self.permute)
                 sources.append(format.source(mixed.tolist(), lang, longest))
                 labels.append(format.target(ids.tolist(), lang, longest))
-            input_ids, attention = pad_sources(sources, format.pad_id)
+            input_ids, attention = pad_sources(sources, format.pad_id, longest)
             return {
                 "input_ids": input_ids,
                 "attention_mask": attention,
-                "decoder_input_ids": pad([format.decoder_input(row) for row in labels], format.pad_id),
-                "labels": pad(labels, IGNORED),
+                "decoder_input_ids": pad([format.decoder_input(row) for row in labels], format.pad_id, longest),
+                "labels": pad(labels, IGNORED, longest),
             }
 
         return batch
