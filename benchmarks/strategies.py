@@ -270,7 +270,7 @@ def _row(arm: Arm, host: str) -> tuple[tuple[bool, float], list[str]]:
 
 
 def _shown(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+    return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.000
 
 
 def _fidelity(runs: list[Run]) -> str:
