@@ -1,6 +1,6 @@
 """Every strategy of `conf/transfer` on real pretrained weights: fidelity, first loss, loss after a number of steps.
 
-    python -m benchmarks.strategies TEXTS FOLDER [--docs docs/transfer.md] [--workers N] [--seeds N] [--only SWEEP…]
+    python -m benchmarks.strategies TEXTS FOLDER [--docs docs/transfer.md] [--workers N] [--seeds N] [--only PART…]
 
 TEXTS holds `{de,fr}.{train,validation,test}.jsonl` with the fields text, summary and lang; FOLDER gets store and
 sweeps. Runs `experiment=strategies` (`model=e5_small`) in parts, since not all strategies fit one host:
@@ -98,7 +98,7 @@ def main() -> int:
     if options.docs:
         put(options.docs, "strategies", shown)
     for name in failed:
-        print(f"not all jobs of {name} ended well", file=sys.stderr)
+        print(f"{name}: not all of its jobs were run and ended well", file=sys.stderr)
     return int(bool(failed))
 
 

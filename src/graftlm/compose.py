@@ -230,6 +230,7 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
         for found in (config.hydra.sweeper.get("params"), config.get("search", {}).get("params")):
             params |= dict(found) if found else {}
         sampler = config.get("search", {}).get("sampler")
+        # not resolved: the packaged name holds that variable, another one is the user's, wherever it was set
         folder = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["dir"])  # type: ignore[index,call-overload]
         if "GRAFTLM_RUN" not in folder:
             problems.append(_folder_of_sweeps(folder))

@@ -7,10 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks.marks import put
-from benchmarks.strategies import parts, table
 
-from benchmarks import strategies
+from benchmarks import marks, strategies
 from graftlm.cli import main
 from graftlm.commands.words import parse_words
 from graftlm.compose import compose_jobs
@@ -19,7 +17,7 @@ STRATEGIES = {path.stem for path in (Path(__file__).parents[2] / "conf" / "trans
 
 
 def test_every_strategy_has_its_part_and_every_part_composes(tmp_path: Path) -> None:
-    known = parts(tmp_path / "stand_in")
+    known = strategies.parts(tmp_path / "stand_in")
     assert {arm for part in known.values() for arm in part.arms} == STRATEGIES
     for part in known.values():
         words = ["-m", "experiment=strategies", f"transfer={','.join(part.arms)}", "finetune.seed=1", *part.words]
@@ -65,15 +63,15 @@ def test_a_part_onto_the_stand_in_waits_for_it(
 
 
 def test_the_table_has_means_of_what_ran_and_names_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = parts(tmp_path / "stand_in")
-    assert set(re.findall(r"`(\w+)`", table(tmp_path, known))) == STRATEGIES
+    known = strategies.parts(tmp_path / "stand_in")
+    assert set(re.findall(r"`(\w+)`", strategies.table(tmp_path, known))) == STRATEGIES
 
     (tmp_path / "sweeps" / "leading").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "sweeps" / "leading")
     small = ["trainer=cpu", "trainer.threads=1", "pretrain.max_steps=4", "finetune.max_steps=4", "evaluate.max_pairs=4"]
     sweep = ["transfer=none,naive", "finetune.seed=1,2"]
     assert main(["run", "-m", "experiment=smoke", *small, *sweep]) == 0
-    shown = table(tmp_path, known)
+    shown = strategies.table(tmp_path, known)
     rows = {cells[1]: cells for line in shown.splitlines() if (cells := [cell.strip() for cell in line.split("|")])[1:]}
     assert rows["`none`"][2:5] == ["built", "2", "–"]
     assert rows["`naive` (control)"][3] == "2"
@@ -85,7 +83,7 @@ def test_the_table_has_means_of_what_ran_and_names_the_rest(tmp_path: Path, monk
 
     file = tmp_path / "page.md"
     file.write_text("a\n<!-- strategies -->\nold\n<!-- /strategies -->\nb\n", encoding="utf-8")
-    put(file, "strategies", shown)
+    marks.put(file, "strategies", shown)
     assert file.read_text(encoding="utf-8") == f"a\n<!-- strategies -->\n{shown}\n<!-- /strategies -->\nb\n"
     with pytest.raises(ValueError, match="bench"):
-        put(file, "bench", shown)
+        marks.put(file, "bench", shown)

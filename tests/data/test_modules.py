@@ -38,6 +38,18 @@ def equal(one: Any, two: Any) -> bool:
     )
 
 
+def test_pairs_come_in_few_shapes_within_the_budget(seq2seq: Seq2SeqDataModule) -> None:
+    """A product is compiled for each shape: batches that all differ slow a long process down."""
+    batches = [seq2seq.train_batch(number) for number in range(60)]
+    for batch in batches:
+        assert batch["input_ids"].numel() <= 300
+        assert batch["labels"].numel() <= 300
+        assert batch["labels"].shape == batch["decoder_input_ids"].shape
+    widths = {name: {batch[name].shape[1] for batch in batches} for name in ("input_ids", "labels")}
+    assert widths["input_ids"] <= {8, 16, 24, 32}
+    assert widths["labels"] <= {8, 16, 24}
+
+
 def test_windows_cover_texts() -> None:
     windows = Windows.over(np.asarray([3, 4, 10, 20, 23, 25]), 10)
     parts = list(zip(windows.text.tolist(), windows.start.tolist(), windows.length.tolist(), strict=True))

@@ -7,6 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from graftlm.data.modules import MlmDataModule, Seq2SeqDataModule
+from graftlm.models import loss
+from graftlm.models.blocked_loss import linear_cross_entropy
 from graftlm.models.loss import mlm_loss, per_example_nll, seq2seq_loss
 from graftlm.running import TrainerSettings
 from graftlm.schema import FinetuneSettings, MaskSettings, PretrainSettings
@@ -42,6 +44,22 @@ def test_smoothed_loss_equals_hugging_faces(host: Any, pair_batch: Any, smoothin
     output = host(**inputs)
     theirs = LabelSmoother(epsilon=smoothing)(output, pair_batch["labels"])
     assert seq2seq_loss(host, pair_batch, smoothing).item() == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_the_places_with_a_label_come_in_few_numbers(host: Any, pair_batch: Any, monkeypatch: Any) -> None:
+    seen: list[int] = []
+
+    def watched(states: Any, weight: Any, bias: Any, labels: Any, *rest: Any) -> Any:
+        seen.append(len(states))
+        assert int((labels != -100).sum()) == wanted
+        return linear_cross_entropy(states, weight, bias, labels, *rest)
+
+    monkeypatch.setattr(loss, "linear_cross_entropy", watched)
+    for rows in range(1, len(pair_batch["labels"]) + 1):
+        batch = {name: value[:rows] for name, value in pair_batch.items() if isinstance(value, torch.Tensor)}
+        wanted = int((batch["labels"] != -100).sum())
+        seq2seq_loss(host.eval(), batch)
+    assert {size % 32 for size in seen} == {0}
 
 
 def test_the_models_own_shift_gives_the_same(host: Any, pair_batch: Any) -> None:

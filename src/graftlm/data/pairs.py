@@ -18,8 +18,8 @@ from graftlm.schema import FinetuneSettings
 
 IGNORED = -100
 # Widths of batches are multiples of it, so that they have few shapes. For each one the processor's products are
-# compiled and kept, and the heap is left with holes of its sizes: after an hour of batches that were all different,
-# looking for memory took half of the time.
+# compiled and kept, and the heap is left with holes of its sizes: after half an hour of batches that were nearly all
+# different, looking for memory took half of the time (docs/performance.md, few shapes).
 MULTIPLE = 8
 
 
