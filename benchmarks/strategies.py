@@ -11,10 +11,13 @@ sweeps. Runs `experiment=strategies` (`model=e5_small`) in parts, since not all 
     adapter     `lora`, of a donor with an adapter trained in 300 steps
     built       all others, into a host that is built
     leading     `none` and the two that lead, with `--seeds`
+    slower      `none` at half the rate of fine-tuning, and
+    faster      at twice: whether the baseline has its best
+    long        `none` for four times the steps, about the operations of `full` with its graft, with `--seeds`
 
-Prints the table, and with `--docs` puts it between the marks of a file. All of it takes hours; what is done stays in
-the store, so the same command goes on. `--only` runs some of the parts, and `--only table` none: the table says what
-has not been run. One thread a job.
+Prints a table of all arms and one of the leading against the two baselines, paired by seed, and with `--docs` puts both
+between the marks of a file. All of it takes hours; what is done stays in the store, so the same command goes on.
+`--only` runs some of the parts, and `--only table` none: the table says what has not been run. One thread a job.
 """
 
 from __future__ import annotations
@@ -36,14 +39,16 @@ from benchmarks.marks import check, put
 from graftlm.composition import quoted
 from graftlm.errors import ReportError
 from graftlm.report.collect import Arm, collect
-from graftlm.report.figures import READS, figures_of
+from graftlm.report.figures import READS, charged_before, figures_of
 from graftlm.report.records import Run
+from graftlm.report.statistics import paired
 
 LEADING = ("none", "standardised_denoised", "full")
 BUILT = (
-    *("full", "standardised_denoised", "denoised", "shuffled_denoised", "standardised", "distilled", "calibrated"),
-    *("embeddings", "encoder_decoder", "shuffled", "naive", "rates"),
+    *("full", "standardised_denoised", "denoised", "shuffled_denoised", "shuffled_standardised_denoised"),
+    *("standardised", "distilled", "calibrated", "embeddings", "encoder_decoder", "shuffled", "naive", "rates"),
 )
+LONG = "built, 1,200 steps"
 LANGUAGES = ("de", "fr")
 ENDED_BY_A_SIGNAL = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 DONOR_STEPS = "pretrain.max_steps=300"
@@ -55,7 +60,7 @@ class Part:
 
     words: tuple[str, ...]
     arms: tuple[str, ...]
-    host: str = "built"
+    setting: str = "built"  # the host, and what else it has of its own
     seeds: bool = False  # whether `--seeds` counts; else one
     on_stand_in: bool = False  # needs what the part `host` leaves
 
@@ -71,6 +76,9 @@ def parts(stand_in: Path) -> dict[str, Part]:
         "adapter": Part((DONOR_STEPS,), ("lora",)),
         "built": Part((), BUILT),
         "leading": Part((), LEADING, seeds=True),
+        "slower": Part(("finetune.lr=0.0005",), ("none",), "built, rate 5e-4"),
+        "faster": Part(("finetune.lr=0.002",), ("none",), "built, rate 2e-3"),
+        "long": Part(("finetune.max_steps=1200",), ("none",), LONG, seeds=True),
     }
 
 
@@ -197,32 +205,52 @@ def _link(stand_in: Path, sweep: Path) -> bool:
 
 
 HEADER = (
-    *("arm", "host", "seeds", "CKA, cosine", "first validation loss", "last", "test loss", "gap: first → last"),
+    *(
+        "arm",
+        "host, settings",
+        "seeds",
+        "CKA, cosine",
+        "first validation loss",
+        "last",
+        "test loss",
+        "gap: first → last",
+    ),
     *(f"gap of {READS} after", "ROUGE-L", "10¹³ operations: donor + graft + fine-tuning"),
 )
 
 
 def table(folder: Path, known: Mapping[str, Part]) -> str:
-    """Markdown: an arm a row, means over its seeds, the best test loss first; then what has not been run."""
+    """Markdown: an arm a row, means over its seeds, the best test loss first; the leading arms against the baselines;
+    then what has not been run."""
     rows: list[tuple[tuple[bool, float], list[str]]] = []
     missing = []
-    for host, names in _by_host(known).items():
-        found = _arms([folder / "sweeps" / name for name in names])
+    arms = {
+        setting: _arms([folder / "sweeps" / name for name in names]) for setting, names in _by_setting(known).items()
+    }
+    for setting, names in _by_setting(known).items():
         for arm in dict.fromkeys(arm for name in names for arm in known[name].arms):
-            if arm in found:
-                rows.append(_row(found[arm], host))
+            if arm in arms[setting]:
+                rows.append(_row(arms[setting][arm], setting))
             else:
-                missing.append(f"`{arm}` ({host})")
-    lines = [HEADER, ("---",) * len(HEADER), *(row for _, row in sorted(rows))]
-    shown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+                missing.append(f"`{arm}` ({setting})")
+    shown = _markdown(HEADER, [row for _, row in sorted(rows)])
+    baselines = [(setting, arms[setting]["none"]) for setting in ("built", LONG) if "none" in arms[setting]]
+    leading = [found for name in LEADING if name != "none" and (found := arms["built"].get(name))]
+    pairs = [_against(found, base, setting) for setting, base in baselines for found in leading]
+    if pairs:
+        shown += "\n\n" + _markdown(AGAINST, pairs)
     return shown + (f"\n\nNot run: {', '.join(missing)}." if missing else "")
 
 
-def _by_host(known: Mapping[str, Part]) -> dict[str, list[str]]:
-    """The parts of each host: what stands in several of them is one arm."""
+def _markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ("---",) * len(header), *rows])
+
+
+def _by_setting(known: Mapping[str, Part]) -> dict[str, list[str]]:
+    """The parts of each setting: what stands in several of them is one arm."""
     found: dict[str, list[str]] = {}
     for name, part in known.items():
-        found.setdefault(part.host, []).append(name)
+        found.setdefault(part.setting, []).append(name)
     return found
 
 
@@ -247,16 +275,16 @@ def _arms(sweeps: list[Path]) -> dict[str, Arm]:
     return {name: arm for name, arm in arms.items() if name not in twice}
 
 
-def _row(arm: Arm, host: str) -> tuple[tuple[bool, float], list[str]]:
+def _row(arm: Arm, setting: str) -> tuple[tuple[bool, float], list[str]]:
     figures = [figures_of(run, None) for run in arm.runs]
 
     def mean(name: str) -> float:
-        return fmean(math.nan if each.get(name) is None else each[name] for each in figures)
+        return fmean(_known(each.get(name)) for each in figures)
 
     test = mean("test_loss")
     return (math.isnan(test), test), [
         f"`{arm.transfer}`" + (" (control)" if arm.control else ""),
-        host,
+        setting,
         str(len(arm.runs)),
         _fidelity(arm.runs),
         _shown(mean("first_loss"), 2),
@@ -267,6 +295,53 @@ def _row(arm: Arm, host: str) -> tuple[tuple[bool, float], list[str]]:
         _shown(mean("rougeL"), 1),
         " + ".join(_operations(arm.runs, cost) for cost in ("donor", "graft", "finetune")),
     ]
+
+
+AGAINST = (
+    *("arm", "against `none`", "pairs of seeds", "first loss less the baseline's best", "steps to that, of its"),
+    *("first gap", f"steps to a gap of {READS}", "the baseline's", "test loss less its", "operations, of its"),
+)
+
+
+def _against(arm: Arm, base: Arm, setting: str) -> list[str]:
+    """A leading arm beside a baseline, paired by the seed of fine-tuning: means with t-intervals of 95%."""
+    mine, theirs = ({run.finetune_seed: run for run in each.runs} for each in (arm, base))
+    pairs = [(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
+    figures = [(figures_of(run, other), figures_of(other, None)) for run, other in pairs]
+    shares = [(own.get("steps_share"), own.get("steps_share_above")) for own, _ in figures]
+    reached = [share for share, _ in shares if share is not None]
+    return [
+        f"`{arm.transfer}`",
+        setting,
+        str(len(pairs)),
+        _interval([own["first_loss"] - other["val_loss_best"] for own, other in figures]),
+        _interval(reached)
+        if len(reached) == len(shares)
+        else ", ".join(f"> {above:.2f}" if share is None else f"{share:.2f}" for share, above in shares),
+        _interval([float(run.curve["gap"][0]) for run, _ in pairs if "gap" in run.curve]),
+        _reads([own for own, _ in figures]),
+        _reads([other for _, other in figures]),
+        _interval([_known(own["test_loss"]) - _known(other["test_loss"]) for own, other in figures]),
+        _interval([_charged(run) / _charged(other) for run, other in pairs]),
+    ]
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _charged(run: Run) -> float:
+    """All operations of a run: donor, graft and fine-tuning."""
+    return charged_before(run) + float(run.cost.get("flops", math.nan))
+
+
+def _interval(values: list[float]) -> str:
+    """A mean with its t-interval of 95%; without one where there is one value, or all are the same."""
+    found = paired(values)
+    if found is None or math.isnan(found.mean):
+        return "–"
+    bounds = "" if found.low is None or found.high is None else f" [{_shown(found.low, 2)}, {_shown(found.high, 2)}]"
+    return _shown(found.mean, 2) + bounds
 
 
 def _shown(value: float, digits: int) -> str:

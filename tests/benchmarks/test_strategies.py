@@ -71,15 +71,31 @@ def test_the_table_has_means_of_what_ran_and_names_the_rest(tmp_path: Path, monk
     small = ["trainer=cpu", "trainer.threads=1", "pretrain.max_steps=4", "finetune.max_steps=4", "evaluate.max_pairs=4"]
     sweep = ["transfer=none,naive", "finetune.seed=1,2"]
     assert main(["run", "-m", "experiment=smoke", *small, *sweep]) == 0
-    shown = strategies.table(tmp_path, known)
+    (tmp_path / "sweeps" / "long").mkdir()
+    monkeypatch.chdir(tmp_path / "sweeps" / "long")
+    longer = ["finetune.max_steps=8", "transfer=none", "finetune.seed=2,3"]
+    assert main(["run", "-m", "experiment=smoke", *small, *longer]) == 0
+    monkeypatch.setattr(strategies, "LEADING", ("none", "naive"))
+    shown, _, against = strategies.table(tmp_path, known).partition("\n\n")
     rows = {cells[1]: cells for line in shown.splitlines() if (cells := [cell.strip() for cell in line.split("|")])[1:]}
     assert rows["`none`"][2:5] == ["built", "2", "–"]
     assert rows["`naive` (control)"][3] == "2"
     assert re.fullmatch(r"-?\d\.\d\d, -?\d\.\d\d", rows["`naive` (control)"][4])
     losses = [float(cells[7]) for name, cells in rows.items() if name.startswith("`")]
     assert losses == sorted(losses)
-    assert "`full` (built)" in shown.split("Not run: ")[1]
-    assert "`none` (built)" not in shown
+    pairs, _, missing = against.partition("\n\nNot run: ")
+    beside = {
+        cells[2]: cells for line in pairs.splitlines()[2:] if (cells := [cell.strip() for cell in line.split("|")])
+    }
+    assert {setting: cells[3] for setting, cells in beside.items()} == {"built": "2", strategies.LONG: "1"}
+    assert re.fullmatch(r"-?\d+\.\d\d \[-?\d+\.\d\d, -?\d+\.\d\d\]", beside["built"][4])
+    assert re.fullmatch(r"-?\d+\.\d\d", beside[strategies.LONG][4])  # of one pair there is no interval
+    first, best = (float(rows[name][column]) for name, column in (("`naive` (control)", 5), ("`none`", 6)))
+    assert float(beside["built"][4].split()[0]) == pytest.approx(first - best, abs=0.02)
+    # the same fine-tuning by name is about half of twice the steps
+    assert float(beside[strategies.LONG][10]) == pytest.approx(float(beside["built"][10].split()[0]) / 2, rel=0.2)
+    assert "`full` (built)" in missing
+    assert "`none` (built)" not in missing
 
     file = tmp_path / "page.md"
     file.write_text("a\n<!-- strategies -->\nold\n<!-- /strategies -->\nb\n", encoding="utf-8")
