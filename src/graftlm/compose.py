@@ -231,9 +231,13 @@ def _parse_sweep(overrides: Sequence[str], problems: list[Problem]) -> _Sweep:
             params |= dict(found) if found else {}
         sampler = config.get("search", {}).get("sampler")
         # not resolved: the packaged name holds that variable, another one is the user's, wherever it was set
-        folder = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["dir"])  # type: ignore[index,call-overload]
-        if "GRAFTLM_RUN" not in folder:
-            problems.append(_folder_of_sweeps(folder))
+        sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        if "GRAFTLM_RUN" not in str(sweep["dir"]):
+            problems.append(_folder_of_sweeps(str(sweep["dir"])))
+        if "${hydra.job." not in str(sweep["subdir"]):
+            reason = "is one folder for all jobs, which would write over each other"
+            remedy = "leave it out: a job's folder is its number"
+            problems.append(Problem("hydra.sweep.subdir", sweep["subdir"], reason, remedy))
     except mistakes():  # the mistake is found and explained when the jobs are composed
         sampler = "unknown" if any(not item.options for item in dimensions.values()) else None
     given = {item.partition("=")[0].lstrip("+") for item in overrides}

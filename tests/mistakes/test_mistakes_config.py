@@ -208,6 +208,9 @@ MISTAKES = [
     Mistake(
         "a folder for a sweep", (*SMOKE, "-m", "hydra.sweep.dir=s"), "hydra.sweep.dir", ("multirun/", "leave it out")
     ),
+    Mistake(
+        "one folder for all jobs", (*SMOKE, "-m", "hydra.sweep.subdir=s"), "hydra.sweep.subdir", ("over each other",)
+    ),
     Mistake("the same, added", (*SMOKE, "-m", "+hydra.sweep.dir=s"), "hydra.sweep.dir", ("multirun/",)),
     Mistake("folders for a sweep", (*SMOKE, "-m", "hydra.sweep.dir=s,t"), "hydra.sweep.dir", ("multirun/",)),
     Mistake("the same in a mapping", (*SMOKE, "-m", "hydra.sweep={dir: s}"), "hydra.sweep.dir", ("multirun/",)),
