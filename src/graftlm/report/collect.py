@@ -144,7 +144,7 @@ def _ended_early(job: Job, error: str = "") -> dict[str, Any]:
         "arm": job.transfer,
         "finetune_seed": job.seed("finetune"),
         "pretrain_seed": job.seed("pretrain"),
-        "error": error or str(job.record.get("error") or "no error was recorded: it may have been killed"),
+        "error": error or str(job.record.get("error") or "it has not ended: it is running, or was killed"),
         "command": str(job.record.get("command", "")),
         "overrides": " ".join(job.record["overrides"]),
     }
