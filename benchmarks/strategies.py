@@ -10,10 +10,11 @@ sweeps. Runs `experiment=strategies` (`model=e5_small`) in parts, since not all 
     post_ln     `exact`, and `none`, in BART, whose LayerNorms stand where the donor's do
     adapter     `lora`, of a donor with an adapter trained in 300 steps
     built       all others, into a host that is built
-    leading     `none` and the two that lead, with `--seeds`
+    leading     `none`, the two that lead and their controls, with `--seeds`
     slower      `none` at half the rate of fine-tuning, and
     faster      at twice: whether the baseline has its best
     long        `none` for four times the steps, about the operations of `full` with its graft, with `--seeds`
+    long_slower the same at half the rate, one seed
 
 Prints a table of all arms and one of the leading against the two baselines, paired by seed, and with `--docs` puts both
 between the marks of a file. All of it takes hours; what is done stays in the store, so the same command goes on.
@@ -43,7 +44,7 @@ from graftlm.report.figures import READS, charged_before, figures_of
 from graftlm.report.records import Run
 from graftlm.report.statistics import paired
 
-LEADING = ("none", "standardised_denoised", "full")
+LEADING = ("none", "denoising", "shuffled_standardised_denoised", "standardised_denoised", "full")
 BUILT = (
     *("full", "standardised_denoised", "denoised", "shuffled_denoised", "shuffled_standardised_denoised"),
     *("standardised", "distilled", "calibrated", "embeddings", "encoder_decoder", "shuffled", "naive", "rates"),
@@ -51,7 +52,7 @@ BUILT = (
 LONG = "built, 1,200 steps"
 LANGUAGES = ("de", "fr")
 ENDED_BY_A_SIGNAL = (130, 143, -signal.SIGINT, -signal.SIGTERM)
-DONOR_STEPS = "pretrain.max_steps=300"
+DONOR_STEPS, TRAINED = "pretrain.max_steps=300", "donor trained for 300 steps"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Part:
     words: tuple[str, ...]
     arms: tuple[str, ...]
     setting: str = "built"  # the host, and what else it has of its own
+    donor: str = ""  # what was done to it, where something was
     seeds: bool = False  # whether `--seeds` counts; else one
     on_stand_in: bool = False  # needs what the part `host` leaves
 
@@ -71,14 +73,15 @@ def parts(stand_in: Path) -> dict[str, Part]:
     return {
         "host": Part((), ("none", "denoising")),
         "pretrained": Part((onto,), ("none", "interpolated", "stitched"), "stand-in", on_stand_in=True),
-        "delta": Part((onto, DONOR_STEPS), ("delta",), "stand-in", on_stand_in=True),
+        "delta": Part((onto, DONOR_STEPS), ("delta",), "stand-in", TRAINED, on_stand_in=True),
         "post_ln": Part(("model.host.architecture=bart",), ("none", "exact"), "BART"),
-        "adapter": Part((DONOR_STEPS,), ("lora",)),
+        "adapter": Part((DONOR_STEPS,), ("lora",), donor=TRAINED),
         "built": Part((), BUILT),
         "leading": Part((), LEADING, seeds=True),
         "slower": Part(("finetune.lr=0.0005",), ("none",), "built, rate 5e-4"),
         "faster": Part(("finetune.lr=0.002",), ("none",), "built, rate 2e-3"),
         "long": Part(("finetune.max_steps=1200",), ("none",), LONG, seeds=True),
+        "long_slower": Part(("finetune.max_steps=1200", "finetune.lr=0.0005"), ("none",), f"{LONG}, rate 5e-4"),
     }
 
 
@@ -230,7 +233,8 @@ def table(folder: Path, known: Mapping[str, Part]) -> str:
     for setting, names in _by_setting(known).items():
         for arm in dict.fromkeys(arm for name in names for arm in known[name].arms):
             if arm in arms[setting]:
-                rows.append(_row(arms[setting][arm], setting))
+                donor = next(known[name].donor for name in names if arm in known[name].arms)
+                rows.append(_row(arms[setting][arm], f"{setting}; {donor}" if donor else setting))
             else:
                 missing.append(f"`{arm}` ({setting})")
     shown = _markdown(HEADER, [row for _, row in sorted(rows)])
@@ -317,7 +321,9 @@ def _against(arm: Arm, base: Arm, setting: str) -> list[str]:
         _interval([own["first_loss"] - other["val_loss_best"] for own, other in figures]),
         _interval(reached)
         if len(reached) == len(shares)
-        else ", ".join(f"> {above:.2f}" if share is None else f"{share:.2f}" for share, above in shares),
+        else ", ".join(
+            f"> {_shown(_known(above), 2)}" if share is None else _shown(share, 2) for share, above in shares
+        ),
         _interval([float(run.curve["gap"][0]) for run, _ in pairs if "gap" in run.curve]),
         _reads([own for own, _ in figures]),
         _reads([other for _, other in figures]),

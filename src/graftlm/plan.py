@@ -23,7 +23,7 @@ from graftlm.store import StageKey, Store
 from graftlm.transfer.strategy import resolved_steps
 
 # A stage's version goes up when its code changes what it leaves: artifacts of an earlier one are then not reused.
-VERSIONS = {"corpus": 1, "pretrain": 2, "graft": 3, "finetune": 4, "evaluate": 3}
+VERSIONS = {"corpus": 1, "pretrain": 2, "graft": 4, "finetune": 4, "evaluate": 3}
 
 State = Literal["reuse", "resume", "run", "waiting"]
 

@@ -94,6 +94,22 @@ def test_the_type_of_the_host_is_kept(request_: Request, dtype: torch.dtype, rou
             run(dataclasses.replace(request_, out=request_.out.with_name("large")))
 
 
+def test_each_tensor_of_a_host_of_two_types_keeps_its_own(request_: Request) -> None:
+    from transformers import AutoModelForSeq2SeqLM
+
+    file = Path(request_.seq2seq) / "model.safetensors"
+    before = {name: value.to(torch.float32 if "norm" in name else torch.bfloat16)
+              for name, value in load_file(file).items()}  # fmt: skip
+    before["final_logits_bias"] = before["final_logits_bias"].float()
+    save_file(before, file, metadata={"format": "pt"})
+    run(request_)
+    run(dataclasses.replace(request_, text=None, out=request_.out.with_name("files")))
+    for name in ("out", "files"):
+        tensors = load_file(request_.out.with_name(name) / "model.safetensors")
+        assert {name: value.dtype for name, value in tensors.items()} == {n: v.dtype for n, v in before.items()}
+        AutoModelForSeq2SeqLM.from_pretrained(request_.out.with_name(name))
+
+
 def test_how_many_texts_are_fitted_on(request_: Request) -> None:
     few = dataclasses.replace(EMBEDDINGS, calibration_texts=7)
     assert run(dataclasses.replace(request_, strategy=few)).calibration == {"texts": 7, "at_most": 7}

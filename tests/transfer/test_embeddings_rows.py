@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -152,6 +153,28 @@ def test_a_language_code_is_the_mean_of_its_languages_tokens(
     got = host.model.shared.weight.detach()
     assert torch.allclose(got[german], wanted, atol=1e-5)
     assert torch.equal(got[french], words(rough_donor)[donor_tokenizer.bos_token_id])
+
+
+def test_languages_that_no_text_is_known_to_be_in_are_refused(
+    rough_donor: Any, host: Any, donor_tokenizer: Any, host_tokenizer: Any, texts: Any
+) -> None:
+    for codes in ((), [""] * len(texts[20:])):
+        with pytest.raises(
+            TransferError, match=r"steps\[0\].languages=language: no calibration text is known to be in"
+        ):
+            graft(rough_donor, host, donor_tokenizer, host_tokenizer, texts, codes=codes, languages="language")
+
+
+def test_the_gain_of_the_output_is_measured_within_the_hosts_positions(
+    rough_donor: Any, donor_tokenizer: Any, host_tokenizer: Any, texts: Any, model_settings: Any
+) -> None:
+    short = dataclasses.replace(model_settings, host=dataclasses.replace(model_settings.host, max_positions=16))
+    host = build_host(short, host_tokenizer, rough_donor.config)
+    longest = [np.concatenate([*texts[:8]]), *texts[20:]]
+    settings = TransferSettings(name="mine", steps=[{"step": "embeddings"}])
+    report = apply_strategy(settings, rough_donor, host, donor_tokenizer, host_tokenizer, longest, texts[:20], False)
+    norm = next(item for item in report.host_tensors if item.name == "model.decoder.layer_norm.weight")
+    assert "logits of unit variance" in norm.note
 
 
 def test_sparsemax_is_the_projection_onto_the_simplex() -> None:

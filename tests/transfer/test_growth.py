@@ -117,3 +117,36 @@ def test_sizes_that_cannot_be_grown_are_refused(
 ) -> None:
     with pytest.raises(TransferError, match=words):
         grafted(rough_donor, tokenizers, texts, model_settings, **sizes)
+
+
+def test_copies_of_heads_and_units_part_in_training(
+    rough_donor: Any, tokenizers: Any, texts: Any, model_settings: Any
+) -> None:
+    """With like shares of the columns they would have like gradients, and stay one unit for good."""
+    denoise = {"step": "denoise", "steps": 8, "batch_tokens": 256, "encoder_lr": 1.0, "language": "en_XX"}
+    wide, _ = grafted(
+        rough_donor, tokenizers, texts, model_settings, *STEPS, denoise, d_model=48, heads=3, ffn=96, dropout=0.0
+    )
+    layer = wide.model.encoder.layers[0]
+    assert float((layer.fc1.weight[:32] - layer.fc1.weight[64:]).detach().abs().max()) > 1e-3
+    value = layer.self_attn.v_proj.weight  # the third head is a copy of the first
+    assert float((value[:16] - value[32:]).detach().abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(("width", "heads"), [(48, 3), (64, 4), (96, 6)])
+def test_what_is_new_in_the_embeddings_is_their_mean_and_is_not_standardised(
+    rough_donor: Any, tokenizers: Any, texts: Any, model_settings: Any, width: int, heads: int
+) -> None:
+    steps = (*STEPS, {"step": "standardise"})
+    wide, report = grafted(rough_donor, tokenizers, texts, model_settings, *steps, d_model=width, heads=heads)
+    narrow = rough_donor.config.hidden_size
+    encoder = wide.model.encoder
+    ids = torch.arange(4, 60).view(4, 14)
+    with torch.no_grad():
+        read = encoder.layernorm_embedding(encoder.embed_tokens(ids) + encoder.embed_positions(ids))
+        output = encoder(input_ids=ids).last_hidden_state
+    assert torch.allclose(
+        read[..., narrow:], read[..., :narrow].mean(-1, keepdim=True).expand(4, 14, width - narrow), atol=1e-5
+    )
+    assert float(output[..., narrow:].abs().max()) < 0.05  # nothing but rounding, which no gain has made large
+    assert report.fidelity["after"]["cka"] > 0.9

@@ -209,7 +209,7 @@ def test_kept_beside_the_weights_it_is_the_same_model_and_merges_away(pretrained
 
 def test_a_trained_adapter_is_accounted_for_as_the_hosts_own(pretrained: Path, place: Path, host: Any) -> None:
     """Its tensors, what they come from and what they are merged into; and what later steps do to them."""
-    twin, untied = copy.deepcopy(host), copy.deepcopy(host)
+    twin = copy.deepcopy(host)
     adapter = adapters.read(pretrained / "adapter")
     report = graft(pretrained, place, host, {"step": "lora", "mode": "train", "scale": 0.5})
     entries = {item.name: item for item in report.host_tensors}
@@ -238,15 +238,11 @@ def test_a_trained_adapter_is_accounted_for_as_the_hosts_own(pretrained: Path, p
     assert {name for name, _ in host.named_parameters()} == {name for name in entries if "lora_" not in name} - {
         "final_logits_bias"
     }
-    # a later step trains it, and it is said; one that unties the words finds all its names
+    # a later step trains it, and it is said
     denoise = {"step": "denoise", "steps": 2, "encoder_lr": 1.0, "language": "en_XX", "max_length": 32}
     later = graft(pretrained, place, twin, {"step": "lora", "mode": "train"}, denoise)
     found = {item.name: item for item in later.host_tensors}[f"{host_block(0).query}.lora_B.default.weight"]
     assert (found.status, found.step) == ("trained", "lora + denoise")
-    apart = graft(pretrained, place, untied, {"step": "lora", "mode": "train"}, {"step": "decoder", "tied": False})
-    assert {"lm_head.weight", f"{host_block(0).query}.lora_A.default.weight", f"{host_block(0).query}.weight"} <= {
-        item.name for item in apart.host_tensors
-    }
 
 
 @pytest.fixture(scope="module")

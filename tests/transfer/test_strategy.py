@@ -70,6 +70,18 @@ def test_two_writers_of_one_tensor_are_refused_with_both_names() -> None:
 def test_order_counts() -> None:
     assert "needs embeddings before it" in problems(ENCODER, EMBEDDINGS)[0]
     assert not problems(EMBEDDINGS, ENCODER)
+    shuffle = {"step": "shuffle"}
+    assert not problems(EMBEDDINGS, {"step": "exact"}, shuffle)
+    assert "needs a step before it that writes model.encoder.layers.*" in problems(EMBEDDINGS, shuffle)[0]
+    assert any("must come after encoder" in line for line in problems(EMBEDDINGS, shuffle, ENCODER))
+
+
+def test_steps_that_make_no_sense_are_refused_by_the_library_too(
+    rough_donor: Any, host: Any, donor_tokenizer: Any, host_tokenizer: Any, texts: Any
+) -> None:
+    settings = TransferSettings("mine", steps=[ENCODER, EMBEDDINGS])
+    with pytest.raises(TransferError, match="needs embeddings before it"):
+        apply_strategy(settings, rough_donor, host, donor_tokenizer, host_tokenizer, texts[20:], texts[:20], False)
 
 
 @pytest.mark.parametrize("steps", [[], [NAIVE], [EMBEDDINGS], [EMBEDDINGS, ENCODER]])
@@ -182,8 +194,14 @@ def test_an_encoder_that_adds_nothing_to_the_embeddings_is_refused(
     report = graft(*shuffled, ours=copy.deepcopy(host), control=True)
     assert report.fidelity["before_layers"] == pytest.approx(embedded.fidelity["after"])
     assert "works no more like the donor's than before its layers were carried" in report.warnings[0]
-    with pytest.raises(TransferError, match=r"than before its layers were carried \(cosine [01]\.\d+ → [01]\.\d+, cka"):
-        graft(*shuffled, ours=copy.deepcopy(host))
+    standardised = [*shuffled, {"step": "standardise"}]
+    for nothing in (shuffled, standardised):
+        with pytest.raises(
+            TransferError, match=r"than before its layers were carried \(cosine [01]\.\d+ → [01]\.\d+, cka"
+        ):
+            graft(*nothing, ours=copy.deepcopy(host))
+    warned = graft(*standardised, ours=copy.deepcopy(host), control=True).warnings
+    assert ["expected of a control" in warned[0], "rescaled on purpose" in warned[1]] == [True, True]
     good = graft(EMBEDDINGS, ENCODER, ours=host)
     assert good.warnings == []
     assert good.fidelity["before_layers"] == report.fidelity["before_layers"]
@@ -216,7 +234,7 @@ def test_a_graft_is_judged_before_a_training_that_moves_it(
     report = graft(EMBEDDINGS, ENCODER, ours=host)
     assert "denoising" in said
     assert report.fidelity["after"]["cka"] < report.fidelity["before_layers"]["cka"]
-    assert "with the training that followed its graft" in report.warnings[0]
+    assert "with what followed its graft" in report.warnings[0]
 
 
 @pytest.mark.parametrize(("setting", "value"), [("d_model", 16), ("heads", 4), ("ffn", 32)])

@@ -181,9 +181,9 @@ def load_tokenizer(
     wanted = (XLMRobertaTokenizer,) if kind == "donor" else (MBart50Tokenizer, MBartTokenizer)
     if not isinstance(tokenizer, wanted):
         names = " or ".join(item.__name__ for item in wanted)
-        raise CheckpointError.at(
-            path, checkpoint, f"its tokenizer is a {type(tokenizer).__name__}, not {names}", REMEDY
-        )
+        found = f"its tokenizer is a {type(tokenizer).__name__}, not {names}"
+        remedy = f"take a checkpoint with the tokenizer of {'XLM-R' if kind == 'donor' else 'mBART'}"
+        raise CheckpointError.at(path, checkpoint, found, remedy)
     if len(tokenizer) < len(SPECIALS) + 2 or tokenizer.convert_tokens_to_ids("<pad>") != 1:
         raise CheckpointError.at(path, checkpoint, "its tokenizer has no fairseq vocabulary (<pad> must be 1)", REMEDY)
     if isinstance(tokenizer, MBartTokenizer):

@@ -13,7 +13,7 @@ from graftlm.schema import TransferSettings
 from graftlm.transfer.anatomy import DONOR_BIAS, DONOR_HEAD
 from graftlm.transfer.graft import Graft, Spent, Step
 from graftlm.transfer.judgement import nothing_transplanted
-from graftlm.transfer.strategy import build_steps, check_compatible, unfit_for_random
+from graftlm.transfer.strategy import build_steps, check_compatible, check_steps, unfit_for_random
 
 if TYPE_CHECKING:
     from graftlm.transfer.graft import Texts
@@ -86,16 +86,13 @@ def apply_strategy(
     fidelity = None
     judged = False
 
-    def judge(fidelity: dict[str, Any] | None) -> None:
+    rescaled = any(step.rescales for _, step in steps)
+
+    def judge(fidelity: dict[str, Any] | None, rescaled: bool) -> None:
         """Refuse a graft of the encoder that transplanted nothing; of a control or a mixture it is only told."""
         if not fidelity or not any(step.encodes for _, step in steps):
             return
-        rescaled = any(step.rescales for _, step in steps)
         warning = nothing_transplanted(strategy, fidelity, rescaled)
-        if rescaled:
-            warnings.append(
-                "the encoder's output is rescaled on purpose: cosine and relative error say little, CKA counts"
-            )
         mixes = any(step.mixes for _, step in steps)
         if warning and not strategy.control and not mixes:
             raise TransferError(warning)
@@ -120,12 +117,12 @@ def apply_strategy(
                 nonlocal without
                 without = measure("before the layers")
 
-            def judge_carried() -> None:
+            def judge_carried(rescaled: bool) -> None:
                 nonlocal judged
-                carried = measure("before the training")
+                carried = measure("of what was carried")
                 if carried is not None:
                     judged = True
-                    judge(_joined(before, carried, without))
+                    judge(_joined(before, carried, without), rescaled)
 
             graft = Graft.of_models(
                 donor,
@@ -150,11 +147,13 @@ def apply_strategy(
             after = measure("after the graft") if steps else before
             fidelity = _joined(before, after, without)
     if not judged:
-        judge(fidelity)
+        judge(fidelity, rescaled)
     elif fidelity and not strategy.control:
-        moved = nothing_transplanted(strategy, fidelity, any(step.rescales for _, step in steps))
+        moved = nothing_transplanted(strategy, fidelity, rescaled)
         if moved:
-            warnings.append(f"with the training that followed its graft, {moved.reason}")
+            warnings.append(f"with what followed its graft, {moved.reason}")
+    if fidelity and rescaled:
+        warnings.append("the encoder's output is rescaled on purpose: cosine and relative error say little, CKA counts")
     if steps and fidelity is None:
         lacking = "text to measure on" if donor is not None else "donor to compare with"
         warnings.append(f"fidelity was not measured: there is no {lacking}")
@@ -211,13 +210,15 @@ def account(
 
 
 def checked_steps(strategy: TransferSettings, donor_config: Any, host_config: Any) -> list[tuple[str, Step]]:
-    """The steps of a strategy, which fit these two models.
+    """The steps of a strategy, which make sense together and fit these two models.
 
     Raises:
         TransferError: they do not, or there is no donor that a step reads.
     """
     problems: list[Problem] = []
     steps = build_steps(strategy.steps, "transfer.steps", problems)
+    if not problems:
+        problems.extend(check_steps(strategy.steps, "transfer.steps"))
     if donor_config is None and any(step.reads_donor for _, step in steps):
         problems.append(
             Problem("transfer", strategy.name, "needs a donor", "train one, or name model.donor.checkpoint")
@@ -233,12 +234,13 @@ def run_steps(
     graft: Graft,
     steps: Sequence[tuple[str, Step]],
     before_layers: Callable[[], None] | None = None,
-    before_training: Callable[[], None] | None = None,
+    after_layers: Callable[[bool], None] | None = None,
 ) -> list[StepRecord]:
     """Apply the steps in order: what each took, in seconds and in operations of its matrix products.
 
     `before_layers` is called when all steps in front of the first one that `encodes` are done, if there are any;
-    `before_training` when the last one that does is done, in front of one that trains for something else.
+    `after_layers` when the last one that does is done, in front of one that rescales the output or trains for something
+    else; it is told whether the output has been rescaled by then.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -252,13 +254,13 @@ def run_steps(
     changes = max((index for index, (_, step) in enumerate(steps) if step.needs_base), default=-1)
     layers = next((index for index, (_, step) in enumerate(steps) if step.encodes), 0)
     carried = max((index for index, (_, step) in enumerate(steps) if step.encodes), default=len(steps))
-    training = next((index for index, (_, step) in enumerate(steps) if step.trains and index > carried), 0)
+    judged = next((at for at, (_, step) in enumerate(steps) if at > carried and (step.trains or step.rescales)), 0)
     for phase in ("prepare", "apply"):
         for index, (name, step) in enumerate(steps):
             if before_layers is not None and phase == "apply" and 0 < index == layers:
                 before_layers()
-            if before_training is not None and phase == "apply" and 0 < index == training:
-                before_training()
+            if after_layers is not None and phase == "apply" and 0 < index == judged:
+                after_layers(any(earlier.rescales for _, earlier in steps[:index]))
             started = time.perf_counter()
             graft.path, graft.step = f"transfer.steps[{index}]", name
             with FlopCounterMode(display=False) as counter:

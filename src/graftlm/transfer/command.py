@@ -34,8 +34,8 @@ class Request:
     """What is to be grafted.
 
     encoder: folder or hub name of an XLM-R.
-    seq2seq: folder or hub name of an mBART (or BART), or `config`: a new one of the donor's shape, with the donor's
-        pieces and mBART-50's language codes.
+    seq2seq: folder or hub name of an mBART (or of a BART with mBART's tokenizer), or `config`: a new one of the donor's
+        shape, with the donor's pieces and mBART-50's language codes.
     strategy: the steps.
     out: the folder to write; it must not hold anything yet.
     text: a text a line (.jsonl: its field `text`, and `lang` where it is there); every tenth is held out for the

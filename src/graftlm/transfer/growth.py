@@ -6,7 +6,8 @@ what the narrow one gives, and 0 in the rest; its weight makes up for it. The re
 and kept at the mean by each output projection, whose new rows are the mean of the old ones.
 
 - Heads and feed-forward units are duplicated, and the columns that read them divided among the copies: exact, as in
-  Net2Net (Chen 2016, arXiv:1511.05641) and bert2BERT's FPI (Chen 2022, arXiv:2110.07143).
+  Net2Net (Chen 2016, arXiv:1511.05641) and bert2BERT's FPI (Chen 2022, arXiv:2110.07143). The shares are random, a
+  number of its own for each entry: copies with like shares get like gradients, and would stay copies for good.
 - The width is exact inside the encoder (bert2BERT duplicates dimensions, which shifts what LayerNorm sees). In the
   embedding block the rest has to be the mean of what comes *after* a LayerNorm: half of the new columns of a row e get
   mean(e) + g, half mean(e) - g with g = mean(γ·(e - mean(e))). The variance grows by g², one part in a few thousand.
@@ -71,7 +72,7 @@ class Growth:
         from torch.nn.functional import pad
 
         weight, bias = value
-        of, _ = self._copies(units)
+        of = self._copies(units)
         return pad(weight, (0, self.wide - self.narrow))[of], bias[of]
 
     def output(self, value: Affine, units: str) -> Affine:
@@ -79,8 +80,10 @@ class Growth:
         import torch
 
         weight, bias = value
-        of, share = self._copies(units)
-        weight = weight[:, of] * share
+        of = self._copies(units)
+        if len(of) != weight.shape[1]:
+            drawn = 0.5 + torch.rand(len(weight), len(of), generator=torch.Generator().manual_seed(0)).to(weight)
+            weight = weight[:, of] * drawn / torch.zeros_like(weight).index_add_(1, of, drawn)[:, of]
         rest = self.wide - self.narrow
         mean, shift = weight.mean(0, keepdim=True).expand(rest, -1), bias.mean().expand(rest)
         return torch.cat([weight, mean]), torch.cat([bias, shift])
@@ -95,14 +98,15 @@ class Growth:
         aside = ((table - mean) * gamma).mean(1, keepdim=True) * self._signs(table)
         return torch.cat([table, mean + aside], dim=1)
 
-    def embedding_norm(self, value: Affine) -> Affine:
-        """The LayerNorm behind the embeddings: what it adds to the rest is the mean of the first d dimensions."""
+    def embedding_norm(self, value: Affine, factor: float = 1.0) -> Affine:
+        """The LayerNorm behind the embeddings, its weight times `factor`: what it adds to the rest is the mean of the
+        first d dimensions."""
         import torch
 
+        weight, bias = factor * value[0], value[1]
         if not self.widens:
-            return value
-        weight, bias = value
-        rest = self.gain * self._signs(weight)
+            return weight, bias
+        rest = factor * self.gain * self._signs(weight)
         return torch.cat([self.gain * weight, rest]), torch.cat([bias, bias.mean().expand(self.wide - self.narrow)])
 
     def _signs(self, like: Tensor) -> Tensor:
@@ -112,13 +116,11 @@ class Growth:
         signs[rest // 2 :] = -1
         return signs
 
-    def _copies(self, units: str) -> tuple[Tensor, Tensor]:
-        """Which old unit each new one copies, and the share of it that each copy is given."""
+    def _copies(self, units: str) -> Tensor:
+        """Which old unit each new one copies."""
         import torch
 
         size = self.head if units == "heads" else 1
         old, new = (self.narrow, self.wide) if units == "heads" else (self.ffn, self.wide_ffn)
         groups = torch.arange(new // size) % (old // size)
-        times = torch.bincount(groups, minlength=old // size)
-        of = (groups[:, None] * size + torch.arange(size)).reshape(-1)
-        return of, (1 / times[groups].float()).repeat_interleave(size)
+        return (groups[:, None] * size + torch.arange(size)).reshape(-1)

@@ -33,9 +33,10 @@ def unit_logits(graft: Graft, source: str | None = None) -> None:
 
     languages = fitted_languages(graft, range(len(graft.calibration[:TEXTS])))
     host = graft.host
+    longest = min(LENGTH, int(graft.host_config.max_position_embeddings))
     spreads: list[Tensor] = []
     with evaluation(host), torch.no_grad():
-        for row in rows_of(graft.calibration[:TEXTS], graft.vocabulary, LENGTH, languages):
+        for row in rows_of(graft.calibration[:TEXTS], graft.vocabulary, longest, languages):
             (pair,) = pairs([row], graft.vocabulary)
             text = torch.from_numpy(graft.vocabulary.to_host(row.ids))[None].to(host.device)
             read = pair.host.to(host.device)

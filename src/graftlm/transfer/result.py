@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -64,7 +65,7 @@ def _told(error: OSError, partial: Path, out: Path) -> GraftlmError:
 
 
 def in_type_of(host: Any, seq2seq: str) -> None:
-    """The host in the type that its folder has: float32 is for the work.
+    """The host in the types that its folder has, each tensor in its own: float32 is for the work.
 
     Raises:
         TransferError: a value is beyond that type.
@@ -75,16 +76,22 @@ def in_type_of(host: Any, seq2seq: str) -> None:
     folder = local_folder(seq2seq)
     places = places_in(folder) if folder is not None else None
     if places:  # what the files hold, whatever the configuration says
-        name = DTYPES.get(next(iter(places.values())).dtype)
+        kept = {tensor: DTYPES[place.dtype] for tensor, place in places.items()}
+        (name, _), *_ = Counter(kept.values()).most_common()
     else:
         config = read_config(seq2seq, None, "--seq2seq")
-        name = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
-    if name not in ("float16", "bfloat16"):
+        kept, name = {}, str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    if name not in DTYPES.values():
+        name = "float32"
+    if {name, *kept.values()} == {"float32"}:
         return
     import torch
 
-    host.to(getattr(torch, name))
     weights = ModelWeights(host)
+    types = {weights.aliases[tensor]: of for tensor, of in kept.items() if tensor in weights.aliases}
+    tensors = host.state_dict(keep_vars=True)
     for tensor in weights.shapes:
+        of = types.get(tensor, name)
+        tensors[tensor].data = tensors[tensor].data.to(getattr(torch, of))
         if not finite(weights.read(tensor)):
-            raise beyond(tensor, name)
+            raise beyond(tensor, of)

@@ -29,7 +29,7 @@ class Embeddings(Step):
 
     languages: the rows of the host's language codes, which the donor does not have: `start` the row of `<s>`, in whose
         place mBART-50 puts the code, `mean` the mean of all shared rows, `language` the mean over the tokens of the
-        calibration texts in that language (`start` where there are none), `keep` as they are.
+        calibration texts in that language (`start` for one of which there are none), `keep` as they are.
     spread: what tells the codes apart: a random vector a code, in units of the standard deviation of the shared rows.
         Without it a decoder could not see which language it is to write.
     missing: rows of other tokens that the donor lacks: `mean` the mean of all shared rows, `pieces` the mean of the
@@ -111,7 +111,7 @@ class Embeddings(Step):
                 note += f"; rows {known}..{len(positions) - 1} left"
             graft.write(name, positions, "mapped", f"{anatomy.DONOR_POSITIONS} + {anatomy.DONOR_TYPES}[0]", note)
             factor = self._factor(graft, scale, growth.eps(anatomy.HOST_EPS))
-            norm = growth.embedding_norm((factor * graft.source(of_weight), graft.source(of_bias)))
+            norm = growth.embedding_norm((graft.source(of_weight), graft.source(of_bias)), factor)
             note = "grown" if growth.widens else ""
             if factor != 1:
                 note = "; ".join([*[note] * growth.widens, f"x {factor:.6f}: the epsilons differ, on average"])
@@ -233,6 +233,10 @@ class Embeddings(Step):
             mixture = tokens.of_languages(graft, codes, donor_rows)
             tokens.mix(graft, words, mixture, self._grower(graft))
             heard = len(mixture.rows)
+            if not heard:
+                reason = "no calibration text is known to be in a language of the host"
+                remedy = "give texts with their languages, or take start or mean"
+                raise TransferError.at(f"{graft.path}.languages", self.languages, reason, remedy)
             notes.append(f"{heard} language codes from the mean of their language's tokens")
         if heard < len(codes):
             why = ", without calibration text" if self.languages == "language" else ""

@@ -73,9 +73,8 @@ class Encoder(Step):
         rows = choose_texts(graft, self.tokens, self.max_length, self.seed)
         found = sum(map(len, rows))
         if found < 16:
-            raise TransferError.at(
-                f"{graft.path}.tokens", self.tokens, "there is no calibration text", "give the graft some text"
-            )
+            reason = f"{found} tokens of calibration text are too few" if found else "there is no calibration text"
+            raise TransferError.at(f"{graft.path}.tokens", self.tokens, reason, "give the graft more text")
         if 2 * found < self.tokens:
             graft.progress.say(
                 f"{graft.step}: calibrated on {found} tokens, all there are, of the {self.tokens} asked for"

@@ -17,9 +17,11 @@ class Shuffle(Step):
     seed: int = setting(0, at_least=0)
 
     reference: ClassVar[str] = "a control of this project"
-    needs: ClassVar[tuple[str, ...]] = ("encoder",)
-    after: ClassVar[tuple[str, ...]] = ("distill",)
+    after: ClassVar[tuple[str, ...]] = ("encoder", "exact", "distill")
     reads_donor: ClassVar[bool] = False
+
+    def builds_on(self) -> tuple[str, ...]:
+        return self.refines()
 
     def refines(self) -> tuple[str, ...]:
         return ("model.encoder.layers.*",)

@@ -62,7 +62,8 @@ class Standardise(Step):
         mean = total / count
         spread = (squares / count - mean.square()).clamp_min(1e-12).sqrt()
         # a dimension that does not vary (of a grown host) is only centred: its spread is rounding
-        spread = torch.where(spread < 1e-3 * spread.median(), torch.ones_like(spread), spread)
+        usual = spread.square().mean().sqrt()  # no median: of a host twice as wide, half of the dimensions do not vary
+        spread = torch.where(spread < 1e-3 * usual, torch.ones_like(spread), spread)
         factor = ((1 - self.strength) + self.strength / spread).float()
         shift = (self.strength * mean / spread).float()
         module = anatomy.host_output_norm(graft.host_weights, "encoder", int(graft.host_config.encoder_layers))
