@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from graftlm.console import Silent
 from graftlm.context import Labels, StageContext
@@ -43,21 +44,33 @@ def tokenizers(donor_tokenizer: Any, host_tokenizer: Any) -> tuple[Any, Any]:
     return donor_tokenizer, host_tokenizer
 
 
-def test_the_host_learns_to_restore_text_and_the_encoder_stays(
-    rough_donor: Any, host: Any, tokenizers: Any, texts: Any
-) -> None:
-    vocabulary = align(*tokenizers)
-    ledger = Ledger(ModelWeights(rough_donor), ModelWeights(host), False)
-    graft = Graft.of_models(
-        rough_donor,
+def graft_of(donor: Any, host: Any, tokenizers: tuple[Any, Any], texts: Any) -> Graft:
+    return Graft.of_models(
+        donor,
         host,
-        vocabulary,
-        ledger,
+        align(*tokenizers),
+        Ledger(ModelWeights(donor), ModelWeights(host), False),
         calibration=texts,
         languages=["en_XX"] * len(texts),
         donor_tokenizer=tokenizers[0],
         host_tokenizer=tokenizers[1],
     )
+
+
+def test_operations_are_all_counted_though_only_the_first_step_of_each_size_is_watched(
+    rough_donor: Any, host: Any, tokenizers: Any, texts: Any
+) -> None:
+    graft = graft_of(rough_donor, host, tokenizers, texts)
+    with FlopCounterMode(display=False) as everything:
+        Denoise(steps=24, batch_tokens=128, max_length=24).apply(graft)
+    assert graft.spent.flops == everything.get_total_flops()
+    assert 1 < len(graft.spent._flops_of) < 24
+
+
+def test_the_host_learns_to_restore_text_and_the_encoder_stays(
+    rough_donor: Any, host: Any, tokenizers: Any, texts: Any
+) -> None:
+    graft = graft_of(rough_donor, host, tokenizers, texts)
     step = Denoise(steps=40, lr=5e-3, batch_tokens=512, max_length=32)
     other = Denoise(seed=7, batch_tokens=512, max_length=32)
     batches = other._batches(graft, other._texts(graft)[0])
@@ -73,7 +86,7 @@ def test_the_host_learns_to_restore_text_and_the_encoder_stays(
     moved = {name for name, value in host.state_dict().items() if not torch.equal(value, start[name])}
     assert not any(".encoder.layers." in name or "encoder.layer_norm" in name for name in moved)
     assert any(".encoder_attn." in name for name in moved)
-    entries = {item.name: item for item in ledger.host.values()}
+    entries = {item.name: item for item in graft.ledger.host.values()}
     first = {ModelWeights(host).aliases[name] for name in moved}
     assert {name for name, item in entries.items() if item.status == "trained"} == first
     assert all(parameter.requires_grad for parameter in host.parameters())

@@ -22,6 +22,11 @@ _PLACES = 32  # the places with a label are filled up to multiples of it: few si
 _PLACES_A_TIME = 2048  # of logits held at once in evaluation: 2 GB in float32 for 250,000 tokens
 
 
+def filled(places: int) -> int:
+    """So many places with a label as they are filled up to."""
+    return -(-places // _PLACES) * _PLACES
+
+
 def unwrapped(model: Any) -> Any:
     """The transformers model inside an adapter wrapper (peft injects its layers in place)."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -86,7 +91,7 @@ def seq2seq_loss(model: Any, batch: Mapping[str, Any], label_smoothing: float = 
     with folded_lookups(head.weight) as lookups:
         states, labelled = decoder_states(model, batch)
     labels, bias = batch["labels"][labelled], model.final_logits_bias[0]
-    more = -len(labels) % _PLACES
+    more = filled(len(labels)) - len(labels)
     states, labels = F.pad(states, (0, 0, 0, more)), F.pad(labels, (0, more), value=IGNORED)
     return linear_cross_entropy(states, head.weight, bias, labels, label_smoothing, lookups)
 

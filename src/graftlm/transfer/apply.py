@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,10 +264,10 @@ def run_steps(
                 after_layers(any(earlier.rescales for _, earlier in steps[:index]))
             started = time.perf_counter()
             graft.path, graft.step = f"transfer.steps[{index}]", name
-            with FlopCounterMode(display=False) as counter:
-                graft.spent = Spent(counter=counter)
+            graft.spent = Spent()
+            with nullcontext() if step.trains else FlopCounterMode(display=False) as counter:
                 getattr(step, phase)(graft.on_base() if index < changes and not step.needs_base else graft)
-            flops[index] += counter.get_total_flops() + graft.spent.flops
+            flops[index] += graft.spent.flops + (counter.get_total_flops() if counter is not None else 0)
             spent[index] += time.perf_counter() - started + graft.spent.seconds
             graft.earlier += graft.spent.seconds
     for index, (name, step) in enumerate(steps):

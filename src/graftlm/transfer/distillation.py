@@ -261,24 +261,25 @@ def _distilled(graft: Graft, step: Distill, device: torch.device) -> Result:
             hidden = None
             if not bool(real.all()):
                 hidden = torch.zeros(real.shape, device=device).masked_fill_(~real, -math.inf)[:, None, :]
-            with torch.no_grad():
-                wanted = donor_states(theirs, donor.roberta.embeddings(input_ids=ids).float(), hidden, layers)
-                y = batch.embedded(host.model.encoder).float()
-                if not variances:
-                    variances = [_variance(state[both]) for state in wanted]
-            got = host_states(ours, y, hidden, layers)
-            share = (both / both.sum())[..., None]
-            errors = torch.stack(
-                [((a - b).square() * share).sum() / v for a, b, v in zip(got, wanted, variances, strict=True)]
-            )
-            (weights * errors).sum().backward()  # type: ignore[no-untyped-call]
-            history.append(float(errors[-1].detach()))
-            if not math.isfinite(history[-1]):
-                raise TransferError.at(f"{graft.path}.lr", step.lr, "the distillation diverged", "lower the rate")
-            lr = step.lr * rate((number + 1) / step.steps, step.warmup)
-            adam.param_groups[0]["lr"] = lr
-            adam.step()
-            muon.step(lr)
+            with graft.spent.training(ids.shape, hidden is None):
+                with torch.no_grad():
+                    wanted = donor_states(theirs, donor.roberta.embeddings(input_ids=ids).float(), hidden, layers)
+                    y = batch.embedded(host.model.encoder).float()
+                    if not variances:
+                        variances = [_variance(state[both]) for state in wanted]
+                got = host_states(ours, y, hidden, layers)
+                share = (both / both.sum())[..., None]
+                errors = torch.stack(
+                    [((a - b).square() * share).sum() / v for a, b, v in zip(got, wanted, variances, strict=True)]
+                )
+                (weights * errors).sum().backward()  # type: ignore[no-untyped-call]
+                history.append(float(errors[-1].detach()))
+                if not math.isfinite(history[-1]):
+                    raise TransferError.at(f"{graft.path}.lr", step.lr, "the distillation diverged", "lower the rate")
+                lr = step.lr * rate((number + 1) / step.steps, step.warmup)
+                adam.param_groups[0]["lr"] = lr
+                adam.step()
+                muon.step(lr)
             for tensor in ours.tensors.values():
                 tensor.grad = None
             tokens += int(real.sum())

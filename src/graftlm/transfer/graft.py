@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -108,11 +108,32 @@ class Step(ABC):
 
 @dataclass
 class Spent:
-    """What the current step took in earlier attempts at it, and what counts its operations now."""
+    """What the current step took, in earlier attempts at it too.
+
+    Operations are those of matrix products. A step that trains counts them by itself (`training`); what other steps do
+    is counted around them.
+    """
 
     flops: int = 0
     seconds: float = 0.0
-    counter: Any = None
+    _flops_of: dict[Hashable, int] = field(default_factory=dict)
+
+    @contextmanager
+    def training(self, *sizes: Hashable) -> Iterator[None]:
+        """Around one training step, whose operations follow from these sizes of its batch.
+
+        They are counted in the first step of each: counting sends every operation through Python, which takes longer
+        than many a product does.
+        """
+        from torch.utils.flop_counter import FlopCounterMode
+
+        if sizes in self._flops_of:
+            yield
+        else:
+            with FlopCounterMode(display=False) as counter:
+                yield
+            self._flops_of[sizes] = counter.get_total_flops()
+        self.flops += self._flops_of[sizes]
 
 
 @dataclass

@@ -61,9 +61,8 @@ class Halfway:
         import torch
 
         assert self._path is not None
-        spent = self._graft.spent
-        state["flops"] = spent.flops + (spent.counter.get_total_flops() if spent.counter is not None else 0)
-        state["seconds"] = spent.seconds + time.monotonic() - self._begun
+        state["flops"] = self._graft.spent.flops
+        state["seconds"] = self._graft.spent.seconds + time.monotonic() - self._begun
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(self._path.name + ".tmp")
         with temporary.open("wb") as handle:

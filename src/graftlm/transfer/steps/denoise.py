@@ -66,7 +66,8 @@ class Denoise(Step):
     def apply(self, graft: Graft) -> None:
         import torch
 
-        from graftlm.models.loss import seq2seq_loss
+        from graftlm.data.pairs import IGNORED
+        from graftlm.models.loss import filled, seq2seq_loss
         from graftlm.models.optim import build_optimizer, freeze, host_parts
         from graftlm.schema import OptimSettings, TransferSettings
 
@@ -112,13 +113,18 @@ class Denoise(Step):
             for number in range(first, self.steps):
                 torch.manual_seed((self.seed * 1_000_003 + number) % 2**63)  # dropout
                 batch = {name: tensor.to(device) for name, tensor in batches(number).items()}
-                with graft.autocast():
-                    loss = seq2seq_loss(host, batch)
-                if not bool(torch.isfinite(loss)):
-                    raise TransferError.at(
-                        f"{graft.path}.lr", self.lr, f"the loss of denoising step {number} is {float(loss)}", "lower it"
-                    )
-                loss.backward()  # type: ignore[no-untyped-call]
+                places = filled(int((batch["labels"] != IGNORED).sum()))
+                with graft.spent.training(batch["input_ids"].shape, batch["labels"].shape, places):
+                    with graft.autocast():
+                        loss = seq2seq_loss(host, batch)
+                    if not bool(torch.isfinite(loss)):
+                        raise TransferError.at(
+                            f"{graft.path}.lr",
+                            self.lr,
+                            f"the loss of denoising step {number} is {float(loss)}",
+                            "lower it",
+                        )
+                    loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_([p for part in parts for _, p in part.parameters], 1.0)
                 optimizer.step()
                 scheduler.step()
