@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import graftlm
+from graftlm import pages
 from graftlm.errors import GraftlmError, SettingsError
 
 COMMANDS = ("run", "plan", "report", "export", "store", "transfer", "data", "wandb")
+TRAINING = ("run", "transfer")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, rest = words[0], words[1:]
         if command not in COMMANDS:
             raise SettingsError.at("command", command, "is not known", "one of " + ", ".join(COMMANDS))
+        if arguments is None and command in TRAINING:
+            pages.begin_again()
         code: int = import_module(f"graftlm.commands.{command}").run(rest)
         return code
     except GraftlmError as error:

@@ -57,14 +57,14 @@ def graft_of(donor: Any, host: Any, tokenizers: tuple[Any, Any], texts: Any) -> 
     )
 
 
-def test_operations_are_all_counted_though_only_the_first_step_of_each_size_is_watched(
+def test_operations_are_all_counted_though_few_steps_are_watched(
     rough_donor: Any, host: Any, tokenizers: Any, texts: Any
 ) -> None:
     graft = graft_of(rough_donor, host, tokenizers, texts)
     with FlopCounterMode(display=False) as everything:
         Denoise(steps=24, batch_tokens=128, max_length=24).apply(graft)
-    assert graft.spent.flops == everything.get_total_flops()
-    assert 1 < len(graft.spent._flops_of) < 24
+    assert graft.spent.flops == pytest.approx(everything.get_total_flops(), rel=1e-12)
+    assert 1 < len(graft.spent._counted) <= 6
 
 
 def test_the_host_learns_to_restore_text_and_the_encoder_stays(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from graftlm.errors import TransferError
 from graftlm.models.build import build_host
@@ -27,6 +28,7 @@ from graftlm.transfer.frames import framed
 from graftlm.transfer.graft import Graft
 from graftlm.transfer.report import Ledger
 from graftlm.transfer.steps.distill import Distill
+from graftlm.transfer.steps.embeddings import Embeddings
 from graftlm.transfer.strategy import check_compatible, check_steps
 from graftlm.transfer.vocabulary import align
 from graftlm.transfer.weights import ModelWeights
@@ -62,6 +64,14 @@ def bare(rough_donor: Any, host: Any, donor_tokenizer: Any, host_tokenizer: Any,
         ledger,
         calibration=texts[:40],
     )
+
+
+def test_operations_are_all_counted_though_few_steps_are_watched(bare: Graft) -> None:
+    Embeddings().apply(bare)
+    with FlopCounterMode(display=False) as everything:
+        Distill(steps=12, batch_tokens=256).apply(bare)
+    assert bare.spent.flops == pytest.approx(everything.get_total_flops(), rel=1e-12)
+    assert len(bare.spent._counted) == 3
 
 
 def test_it_adds_to_a_calibrated_graft_and_leaves_everything_else(graft_of: Any, rough_donor: Any) -> None:

@@ -261,7 +261,8 @@ def _distilled(graft: Graft, step: Distill, device: torch.device) -> Result:
             hidden = None
             if not bool(real.all()):
                 hidden = torch.zeros(real.shape, device=device).masked_fill_(~real, -math.inf)[:, None, :]
-            with graft.spent.training(ids.shape, hidden is None):
+            # maps, attention, and Muon
+            with graft.spent.training(ids.numel(), ids.numel() * ids.shape[1], 1):
                 with torch.no_grad():
                     wanted = donor_states(theirs, donor.roberta.embeddings(input_ids=ids).float(), hidden, layers)
                     y = batch.embedded(host.model.encoder).float()

@@ -66,8 +66,7 @@ class Denoise(Step):
     def apply(self, graft: Graft) -> None:
         import torch
 
-        from graftlm.data.pairs import IGNORED
-        from graftlm.models.loss import filled, seq2seq_loss
+        from graftlm.models.loss import seq2seq_loss
         from graftlm.models.optim import build_optimizer, freeze, host_parts
         from graftlm.schema import OptimSettings, TransferSettings
 
@@ -113,8 +112,7 @@ class Denoise(Step):
             for number in range(first, self.steps):
                 torch.manual_seed((self.seed * 1_000_003 + number) % 2**63)  # dropout
                 batch = {name: tensor.to(device) for name, tensor in batches(number).items()}
-                places = filled(int((batch["labels"] != IGNORED).sum()))
-                with graft.spent.training(batch["input_ids"].shape, batch["labels"].shape, places):
+                with graft.spent.training(*_sizes(batch)):
                     with graft.autocast():
                         loss = seq2seq_loss(host, batch)
                     if not bool(torch.isfinite(loss)):
@@ -214,6 +212,16 @@ class Denoise(Step):
             }
 
         return batch
+
+
+def _sizes(batch: dict[str, Any]) -> tuple[int, ...]:
+    """What the operations of a step are linear in: tokens of both sides (maps), pairs of them (attention), words."""
+    from graftlm.data.pairs import IGNORED
+    from graftlm.models.loss import filled
+
+    (rows, source), target = batch["input_ids"].shape, batch["labels"].shape[1]
+    pairs = (rows * source**2, rows * source * target, rows * target**2)
+    return (rows * source, rows * target, *pairs, filled(int((batch["labels"] != IGNORED).sum())))
 
 
 STEP = Denoise
