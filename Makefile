@@ -29,8 +29,8 @@ demo: $(INSTALLED) ## sweep baseline and transferred arms on the embedded data; 
 smoke: $(INSTALLED) ## the whole path once on the smallest models, in seconds
 	@$(BIN)/graftlm run experiment=smoke
 
-test: $(INSTALLED) ## all tests, in three processes
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: $(INSTALLED) ## all tests, on two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # minutes of it on two idle cores; a third goes to faults and races
 SOAK_MINUTES ?= 55
