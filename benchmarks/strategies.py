@@ -155,36 +155,49 @@ def _texts(folder: Path) -> dict[str, list[Path]]:
     }
 
 
+def commands(folder: Path, part: Part, options: argparse.Namespace) -> list[list[str]]:
+    """What runs a part: each job by itself, and the sweep of them all, which finds them done.
+
+    In one process after the other, for a long one is slow in the end (docs/performance.md, few shapes); several workers
+    go on without.
+    """
+    files = {split: ",".join(quoted(str(path)) for path in paths) for split, paths in _texts(options.texts).items()}
+    words = [
+        *("experiment=strategies", "data=files", "data.columns.source_lang=lang", "logger=none", "trainer.threads=1"),
+        *(f"data.{split}=[{paths}]" for split, paths in files.items()),
+        *(f"store.dir={quoted(str(folder / 'store'))}", *part.words),
+    ]
+    seeds = [str(seed) for seed in range(1, (options.seeds if part.seeds else 1) + 1)]
+    sweep = ["run", "-m", *words, f"transfer={','.join(part.arms)}", f"finetune.seed={','.join(seeds)}"]
+    if options.workers > 1:
+        return [[*sweep, "launch=joblib", f"launch.workers={options.workers}", "launch.cores=1"]]
+    alone = [["run", *words, f"transfer={arm}", f"finetune.seed={seed}"] for arm in part.arms for seed in seeds]
+    return [*alone, sweep]
+
+
 def _sweep(folder: Path, name: str, part: Part, options: argparse.Namespace) -> int:
-    """Runs a part, what an earlier call finished is reused; its exit code.
+    """Runs a part, what an earlier call finished is reused; the exit code of its sweep.
 
     Raises:
         KeyboardInterrupt: it was asked to end, and has saved and ended.
     """
-    files = {split: ",".join(quoted(str(path)) for path in paths) for split, paths in _texts(options.texts).items()}
-    seeds = ",".join(map(str, range(1, (options.seeds if part.seeds else 1) + 1)))
-    words = [
-        *("experiment=strategies", "data=files", "data.columns.source_lang=lang", "logger=none", "trainer.threads=1"),
-        *(f"data.{split}=[{paths}]" for split, paths in files.items()),
-        *(f"transfer={','.join(part.arms)}", f"finetune.seed={seeds}", f"store.dir={quoted(str(folder / 'store'))}"),
-        *part.words,
-    ]
-    if options.workers > 1:
-        words += ["launch=joblib", f"launch.workers={options.workers}", "launch.cores=1"]
     print(f"-- {name}", file=sys.stderr, flush=True)
     own = folder / "sweeps" / name
     own.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "graftlm", "run", "-m", *words]
-    process = subprocess.Popen(command, cwd=own, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    asked = False
-    while process.returncode is None:
-        try:
-            process.wait()
-        except KeyboardInterrupt:  # the sweep has the signal as well: it saves first, which takes its time
-            asked = True
-    if asked or process.returncode in ENDED_BY_A_SIGNAL:
-        raise KeyboardInterrupt
-    return process.returncode
+    code = 0
+    for words in commands(folder, part, options):
+        command = [sys.executable, "-m", "graftlm", *words]
+        process = subprocess.Popen(command, cwd=own, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        asked = False
+        while process.returncode is None:
+            try:
+                process.wait()
+            except KeyboardInterrupt:  # the command has the signal as well: it saves first, which takes its time
+                asked = True
+        if asked or process.returncode in ENDED_BY_A_SIGNAL:
+            raise KeyboardInterrupt
+        code = process.returncode  # of the sweep in the end: what failed by itself fails there too, and is told
+    return code
 
 
 def _newest(sweep: Path) -> Path | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,21 @@ def test_every_strategy_has_its_part_and_every_part_composes(tmp_path: Path) -> 
     for part in known.values():
         words = ["-m", "experiment=strategies", f"transfer={','.join(part.arms)}", "finetune.seed=1", *part.words]
         assert [job.choices["transfer"] for job in compose_jobs(parse_words(words))] == list(part.arms)
+
+
+def test_a_part_runs_each_job_by_itself_and_then_the_sweep_that_finds_them_done(tmp_path: Path) -> None:
+    def keys(words: list[str]) -> list[Any]:
+        jobs = [job.settings for job in compose_jobs(parse_words(words[1:]))]
+        return [(each.model, each.data, each.transfer, each.finetune, each.trainer, each.store) for each in jobs]
+
+    options = argparse.Namespace(texts=tmp_path, seeds=2, workers=1)
+    part = replace(strategies.parts(tmp_path)["leading"], arms=("none", "naive"))
+    *alone, sweep = strategies.commands(tmp_path, part, options)
+    assert [key for words in alone for key in keys(words)] == keys(sweep)
+    assert len(alone) == 4
+    (workers,) = strategies.commands(tmp_path, part, argparse.Namespace(**{**vars(options), "workers": 3}))
+    assert "launch.workers=3" in workers
+    assert keys(workers) == keys(sweep)
 
 
 def test_what_would_end_hours_of_work_is_told_first(
