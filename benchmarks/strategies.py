@@ -158,8 +158,8 @@ def _texts(folder: Path) -> dict[str, list[Path]]:
 def commands(folder: Path, part: Part, options: argparse.Namespace) -> list[list[str]]:
     """What runs a part: each job by itself, and the sweep of them all, which finds them done.
 
-    In one process after the other, for a long one is slow in the end (docs/performance.md, few shapes); several workers
-    go on without.
+    Each job has a process of its own, for a long one is slow in the end (docs/performance.md, few shapes). With several
+    workers the sweep runs at once, in theirs.
     """
     files = {split: ",".join(quoted(str(path)) for path in paths) for split, paths in _texts(options.texts).items()}
     words = [
@@ -221,17 +221,8 @@ def _link(stand_in: Path, sweep: Path) -> bool:
 
 
 HEADER = (
-    *(
-        "arm",
-        "host, settings",
-        "seeds",
-        "CKA, cosine",
-        "first validation loss",
-        "last",
-        "test loss",
-        "gap: first → last",
-    ),
-    *(f"gap of {READS} after", "ROUGE-L", "10¹³ operations: donor + graft + fine-tuning"),
+    *("arm", "host, settings", "seeds", "CKA, cosine", "first validation loss", "last", "test loss"),
+    *("gap: first → last", f"gap of {READS} after", "ROUGE-L", "10¹³ operations: donor + graft + fine-tuning"),
 )
 
 

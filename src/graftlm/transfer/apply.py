@@ -12,8 +12,9 @@ from graftlm.console import Progress, Silent
 from graftlm.errors import Problem, TransferError
 from graftlm.schema import TransferSettings
 from graftlm.transfer.anatomy import DONOR_BIAS, DONOR_HEAD
-from graftlm.transfer.graft import Graft, Spent, Step
+from graftlm.transfer.graft import Graft, Step
 from graftlm.transfer.judgement import nothing_transplanted
+from graftlm.transfer.spent import Spent
 from graftlm.transfer.strategy import build_steps, check_compatible, check_steps, unfit_for_random
 
 if TYPE_CHECKING:
