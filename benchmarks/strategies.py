@@ -10,15 +10,17 @@ sweeps. Runs `experiment=strategies` (`model=e5_small`) in parts, since not all 
     post_ln     `exact`, and `none`, in BART, whose LayerNorms stand where the donor's do
     adapter     `lora`, of a donor with an adapter trained in 300 steps
     built       all others, into a host that is built
-    leading     `none`, the two that lead and their controls, with `--seeds`
+    leading     `none` and the two that lead, with `--seeds`
+    controls    their controls, with `--seeds`
     slower      `none` at half the rate of fine-tuning, and
     faster      at twice: whether the baseline has its best
     long        `none` for four times the steps, about the operations of `full` with its graft, with `--seeds`
     long_slower the same at half the rate, one seed
 
-Prints a table of all arms and one of the leading against the two baselines, paired by seed, and with `--docs` puts both
-between the marks of a file. All of it takes hours; what is done stays in the store, so the same command goes on.
-`--only` runs some of the parts, and `--only table` none: the table says what has not been run. One thread a job.
+Prints a table of all arms, and one of the leading and their controls against the two baselines and each other, paired
+by seed; with `--docs` puts both between the marks of a file. All of it takes hours; what is done stays in the store, so
+the same command goes on. `--only` runs some of the parts, and `--only table` none: the table says what was not run. One
+thread a job.
 """
 
 from __future__ import annotations
@@ -44,7 +46,13 @@ from graftlm.report.figures import READS, charged_before, figures_of
 from graftlm.report.records import Run
 from graftlm.report.statistics import paired
 
-LEADING = ("none", "denoising", "shuffled_standardised_denoised", "standardised_denoised", "full")
+LEADING = ("none", "standardised_denoised", "full")
+CONTROLS = ("denoising", "shuffled_standardised_denoised")
+COMPARED = (  # beside the baselines: what the graft, the order of its weights, and distillation add
+    ("standardised_denoised", "denoising"),
+    ("standardised_denoised", "shuffled_standardised_denoised"),
+    ("full", "standardised_denoised"),
+)
 BUILT = (
     *("full", "standardised_denoised", "denoised", "shuffled_denoised", "shuffled_standardised_denoised"),
     *("standardised", "distilled", "calibrated", "embeddings", "encoder_decoder", "shuffled", "naive", "rates"),
@@ -78,6 +86,7 @@ def parts(stand_in: Path) -> dict[str, Part]:
         "adapter": Part((DONOR_STEPS,), ("lora",), donor=TRAINED),
         "built": Part((), BUILT),
         "leading": Part((), LEADING, seeds=True),
+        "controls": Part((), CONTROLS, seeds=True),
         "slower": Part(("finetune.lr=0.0005",), ("none",), "built, rate 5e-4"),
         "faster": Part(("finetune.lr=0.002",), ("none",), "built, rate 2e-3"),
         "long": Part(("finetune.max_steps=1200",), ("none",), LONG, seeds=True),
@@ -123,7 +132,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="put the table between the marks in this file")
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time, a core each")
-    parser.add_argument("--seeds", type=int, default=3, help="of the leading arms")
+    parser.add_argument("--seeds", type=int, default=3, help="of the leading arms and their controls")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -227,8 +236,8 @@ HEADER = (
 
 
 def table(folder: Path, known: Mapping[str, Part]) -> str:
-    """Markdown: an arm a row, means over its seeds, the best test loss first; the leading arms against the baselines;
-    then what has not been run."""
+    """Markdown: an arm a row, means over its seeds, the best test loss first; the leading arms and their controls
+    against the baselines and each other; then what has not been run."""
     rows: list[tuple[tuple[bool, float], list[str]]] = []
     missing = []
     arms = {
@@ -242,11 +251,19 @@ def table(folder: Path, known: Mapping[str, Part]) -> str:
             else:
                 missing.append(f"`{arm}` ({setting})")
     shown = _markdown(HEADER, [row for _, row in sorted(rows)])
-    baselines = [(setting, arms[setting]["none"]) for setting in ("built", LONG) if "none" in arms[setting]]
-    leading = [found for name in LEADING if name != "none" and (found := arms["built"].get(name))]
-    pairs = [_against(found, base, setting) for setting, base in baselines for found in leading]
-    if pairs:
-        shown += "\n\n" + _markdown(AGAINST, pairs)
+    built = arms["built"]
+    pairs = [
+        *(
+            (built.get(name), arms[setting].get("none"), f"`none`, {setting}")
+            for setting in ("built", LONG)
+            for name in (*CONTROLS, *LEADING)
+            if name != "none"
+        ),
+        *((built.get(name), built.get(base), f"`{base}`") for name, base in COMPARED),
+    ]
+    beside = [_against(arm, base, label) for arm, base, label in pairs if arm and base]
+    if beside:
+        shown += "\n\n" + _markdown(AGAINST, beside)
     return shown + (f"\n\nNot run: {', '.join(missing)}." if missing else "")
 
 
@@ -306,13 +323,13 @@ def _row(arm: Arm, setting: str) -> tuple[tuple[bool, float], list[str]]:
 
 
 AGAINST = (
-    *("arm", "against `none`", "pairs of seeds", "first loss less the baseline's best", "steps to that, of its"),
-    *("first gap", f"steps to a gap of {READS}", "the baseline's", "test loss less its", "operations, of its"),
+    *("arm", "against", "pairs of seeds", "first loss less the other's best", "steps to that, of its"),
+    *("first gap", f"steps to a gap of {READS}", "the other's", "test loss less its", "operations, of its"),
 )
 
 
-def _against(arm: Arm, base: Arm, setting: str) -> list[str]:
-    """A leading arm beside a baseline, paired by the seed of fine-tuning: means with t-intervals of 95%."""
+def _against(arm: Arm, base: Arm, label: str) -> list[str]:
+    """An arm beside another, paired by the seed of fine-tuning: means with t-intervals of 95%."""
     mine, theirs = ({run.finetune_seed: run for run in each.runs} for each in (arm, base))
     pairs = [(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
     figures = [(figures_of(run, other), figures_of(other, None)) for run, other in pairs]
@@ -320,7 +337,7 @@ def _against(arm: Arm, base: Arm, setting: str) -> list[str]:
     reached = [share for share, _ in shares if share is not None]
     return [
         f"`{arm.transfer}`",
-        setting,
+        label,
         str(len(pairs)),
         _interval([own["first_loss"] - other["val_loss_best"] for own, other in figures]),
         _interval(reached)

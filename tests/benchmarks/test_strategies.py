@@ -94,6 +94,7 @@ def test_the_table_has_means_of_what_ran_and_names_the_rest(tmp_path: Path, monk
     longer = ["finetune.max_steps=8", "transfer=none", "finetune.seed=2,3"]
     assert main(["run", "-m", "experiment=smoke", *small, *longer]) == 0
     monkeypatch.setattr(strategies, "LEADING", ("none", "naive"))
+    monkeypatch.setattr(strategies, "COMPARED", (("none", "naive"), ("naive", "full")))
     shown, _, against = strategies.table(tmp_path, known).partition("\n\n")
     rows = {cells[1]: cells for line in shown.splitlines() if (cells := [cell.strip() for cell in line.split("|")])[1:]}
     assert rows["`none`"][2:5] == ["built", "2", "–"]
@@ -105,13 +106,14 @@ def test_the_table_has_means_of_what_ran_and_names_the_rest(tmp_path: Path, monk
     beside = {
         cells[2]: cells for line in pairs.splitlines()[2:] if (cells := [cell.strip() for cell in line.split("|")])
     }
-    assert {setting: cells[3] for setting, cells in beside.items()} == {"built": "2", strategies.LONG: "1"}
-    assert re.fullmatch(r"-?\d+\.\d\d \[-?\d+\.\d\d, -?\d+\.\d\d\]", beside["built"][4])
-    assert re.fullmatch(r"-?\d+\.\d\d", beside[strategies.LONG][4])  # of one pair there is no interval
+    short, long = "`none`, built", f"`none`, {strategies.LONG}"
+    assert {other: cells[3] for other, cells in beside.items()} == {short: "2", long: "1", "`naive`": "2"}
+    assert re.fullmatch(r"-?\d+\.\d\d \[-?\d+\.\d\d, -?\d+\.\d\d\]", beside[short][4])
+    assert re.fullmatch(r"-?\d+\.\d\d", beside[long][4])  # of one pair there is no interval
     first, best = (float(rows[name][column]) for name, column in (("`naive` (control)", 5), ("`none`", 6)))
-    assert float(beside["built"][4].split()[0]) == pytest.approx(first - best, abs=0.02)
+    assert float(beside[short][4].split()[0]) == pytest.approx(first - best, abs=0.02)
     # the same fine-tuning by name is about half of twice the steps
-    assert float(beside[strategies.LONG][10]) == pytest.approx(float(beside["built"][10].split()[0]) / 2, rel=0.2)
+    assert float(beside[long][10]) == pytest.approx(float(beside[short][10].split()[0]) / 2, rel=0.2)
     assert "`full` (built)" in missing
     assert "`none` (built)" not in missing
 
