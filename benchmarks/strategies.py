@@ -10,12 +10,13 @@ sweeps. Runs `experiment=strategies` (`model=e5_small`) in parts, since not all 
     post_ln     `exact`, and `none`, in BART, whose LayerNorms stand where the donor's do
     adapter     `lora`, of a donor with an adapter trained in 300 steps
     built       all others, into a host that is built
-    leading     `none` and the two that lead, with `--seeds`
+    leading     `none`, the two that lead, and the first of those that train nothing before the task, with `--seeds`
     controls    their controls, with `--seeds`
     slower      `none` at half the rate of fine-tuning, and
     faster      at twice: whether the baseline has its best
     long        `none` for four times the steps, about the operations of `full` with its graft, with `--seeds`
-    long_slower the same at half the rate, one seed
+    long_slower the same at half the rate, one seed, and
+    long_faster at twice
 
 Prints a table of all arms, and one of the leading and their controls against the two baselines and each other, paired
 by seed; with `--docs` puts both between the marks of a file. All of it takes hours; what is done stays in the store, so
@@ -46,7 +47,7 @@ from graftlm.report.figures import READS, charged_before, figures_of
 from graftlm.report.records import Run
 from graftlm.report.statistics import paired
 
-LEADING = ("none", "standardised_denoised", "full")
+LEADING = ("none", "standardised", "standardised_denoised", "full")  # the second needs no training
 CONTROLS = ("denoising", "shuffled_standardised_denoised")
 COMPARED = (  # beside the baselines: what the graft, the order of its weights, and distillation add
     ("standardised_denoised", "denoising"),
@@ -91,6 +92,7 @@ def parts(stand_in: Path) -> dict[str, Part]:
         "faster": Part(("finetune.lr=0.002",), ("none",), "built, rate 2e-3"),
         "long": Part(("finetune.max_steps=1200",), ("none",), LONG, seeds=True),
         "long_slower": Part(("finetune.max_steps=1200", "finetune.lr=0.0005"), ("none",), f"{LONG}, rate 5e-4"),
+        "long_faster": Part(("finetune.max_steps=1200", "finetune.lr=0.002"), ("none",), f"{LONG}, rate 2e-3"),
     }
 
 
