@@ -326,7 +326,8 @@ def _row(arm: Arm, setting: str) -> tuple[tuple[bool, float], list[str]]:
 
 AGAINST = (
     *("arm", "against", "pairs of seeds", "first loss less the other's best", "steps to that, of its"),
-    *("first gap", f"steps to a gap of {READS}", "the other's", "test loss less its", "operations, of its"),
+    *("operations to that", "first gap", f"steps to a gap of {READS}", "the other's", "test loss less its"),
+    *("all operations, of its",),
 )
 
 
@@ -335,24 +336,29 @@ def _against(arm: Arm, base: Arm, label: str) -> list[str]:
     mine, theirs = ({run.finetune_seed: run for run in each.runs} for each in (arm, base))
     pairs = [(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
     figures = [(figures_of(run, other), figures_of(other, None)) for run, other in pairs]
-    shares = [(own.get("steps_share"), own.get("steps_share_above")) for own, _ in figures]
-    reached = [share for share, _ in shares if share is not None]
     return [
         f"`{arm.transfer}`",
         label,
         str(len(pairs)),
         _interval([own["first_loss"] - other["val_loss_best"] for own, other in figures]),
-        _interval(reached)
-        if len(reached) == len(shares)
-        else ", ".join(
-            f"> {_shown(_known(above), 2)}" if share is None else _shown(share, 2) for share, above in shares
-        ),
+        _share([own for own, _ in figures], "steps_share"),
+        _share([own for own, _ in figures], "compute_share"),
         _interval([float(run.curve["gap"][0]) for run, _ in pairs if "gap" in run.curve]),
         _reads([own for own, _ in figures]),
         _reads([other for _, other in figures]),
         _interval([_known(own["test_loss"]) - _known(other["test_loss"]) for own, other in figures]),
         _interval([_charged(run) / _charged(other) for run, other in pairs]),
     ]
+
+
+def _share(figures: list[dict[str, Any]], name: str) -> str:
+    """What it took to come as low as the other came, of what that one took: its interval, or where not all came there,
+    each seed's own."""
+    shares = [(own.get(name), own.get(f"{name}_above")) for own in figures]
+    reached = [share for share, _ in shares if share is not None]
+    if len(reached) == len(shares):
+        return _interval(reached)
+    return ", ".join(f"> {_shown(_known(above), 2)}" if share is None else _shown(share, 2) for share, above in shares)
 
 
 def _known(value: float | None) -> float:

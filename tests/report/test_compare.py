@@ -10,7 +10,7 @@ from rich.console import Console
 from graftlm.report import build_report
 from graftlm.report.collect import collect
 from graftlm.report.compare import compare
-from graftlm.report.figures import charged_before
+from graftlm.report.figures import charged_before, figures_of
 from graftlm.report.records import Artifacts, read_run
 from graftlm.report.terminal import print_report
 
@@ -198,6 +198,15 @@ def test_an_arm_whose_graft_read_nothing_of_the_donor_is_charged_none(fake_sweep
     assert arms["calibrated"]["donor_seconds"] > 0
     assert (arms["denoising"]["donor_flops"], arms["denoising"]["donor_seconds"]) == (0, 0)
     assert arms["denoising"]["compute_share"] < arms["calibrated"]["compute_share"]
+
+
+def test_beside_another_graft_both_are_charged_what_came_before(fake_sweep, fake_arm):
+    sweep = fake_sweep()
+    folder = sweep.sweep([fake_arm("calibrated"), fake_arm("full", late=-0.1)], (1,))
+    arms = {arm.transfer: arm.runs[0] for arm in collect([folder]).arms}
+    beside = figures_of(arms["full"], arms["calibrated"])
+    assert 0 < beside["steps_share"] < 1
+    assert beside["compute_share"] == pytest.approx((9e13 + beside["steps_share"] * 1.2e14) / (9e13 + 1.2e14))
 
 
 def test_a_graft_that_is_a_stage_of_its_own_is_charged_to_each_arm_that_uses_it(fake_sweep, fake_arm):

@@ -71,7 +71,7 @@ def figures_of(run: Run, base: Run | None) -> dict[str, Any]:
     last = float(curve["step"][-1])
     figures["steps_share"] = None if reached is None else reached / needed
     figures["steps_share_above"] = last / needed if reached is None else None
-    spent = flops_at(base, needed)
+    spent = charged_before(base) + flops_at(base, needed)  # a baseline may be grafted itself
     if spent:
         charged = charged_before(run) + flops_at(run, last if reached is None else reached)
         figures["compute_share"] = None if reached is None else charged / spent
