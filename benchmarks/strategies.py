@@ -14,9 +14,10 @@ sweeps. Runs `experiment=strategies` (`model=e5_small`) in parts, since not all 
     controls    their controls, with `--seeds`
     slower      `none` at half the rate of fine-tuning, and
     faster      at twice: whether the baseline has its best
-    long        `none` for four times the steps, about the operations of `full` with its graft, with `--seeds`
-    long_slower the same at half the rate, one seed, and
-    long_faster at twice
+    long        `none` for four times the steps, about the operations of `full` with its graft, at twice the rate, which
+                is the best for that many, with `--seeds`
+    long_slow, long_slower, long_faster
+                the same at a half and a quarter of that rate, and at twice
 
 Prints a table of all arms, and one of the leading and their controls against the two baselines and each other, paired
 by seed; with `--docs` puts both between the marks of a file. All of it takes hours; what is done stays in the store, so
@@ -47,7 +48,7 @@ from graftlm.report.figures import READS, charged_before, figures_of
 from graftlm.report.records import Run
 from graftlm.report.statistics import paired
 
-LEADING = ("none", "standardised", "standardised_denoised", "full")  # the second needs no training
+LEADING = ("none", "standardised", "standardised_denoised", "full")  # the second trains nothing before the task
 CONTROLS = ("denoising", "shuffled_standardised_denoised")
 COMPARED = (  # beside the baselines: what the graft, the order of its weights, and distillation add
     ("standardised_denoised", "denoising"),
@@ -58,7 +59,7 @@ BUILT = (
     *("full", "standardised_denoised", "denoised", "shuffled_denoised", "shuffled_standardised_denoised"),
     *("standardised", "distilled", "calibrated", "embeddings", "encoder_decoder", "shuffled", "naive", "rates"),
 )
-LONG = "built, 1,200 steps"
+LONG = "built, 1,200 steps, rate 2e-3"
 LANGUAGES = ("de", "fr")
 ENDED_BY_A_SIGNAL = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 DONOR_STEPS, TRAINED = "pretrain.max_steps=300", "donor trained for 300 steps"
@@ -79,6 +80,7 @@ class Part:
 def parts(stand_in: Path) -> dict[str, Part]:
     """The sweeps by their names, in the order in which they run."""
     onto = f"model.host.checkpoint={quoted(str(stand_in))}"
+    four_times = ("finetune.max_steps=1200",)
     return {
         "host": Part((), ("none", "denoising")),
         "pretrained": Part((onto,), ("none", "interpolated", "stitched"), "stand-in", on_stand_in=True),
@@ -90,9 +92,10 @@ def parts(stand_in: Path) -> dict[str, Part]:
         "controls": Part((), CONTROLS, seeds=True),
         "slower": Part(("finetune.lr=0.0005",), ("none",), "built, rate 5e-4"),
         "faster": Part(("finetune.lr=0.002",), ("none",), "built, rate 2e-3"),
-        "long": Part(("finetune.max_steps=1200",), ("none",), LONG, seeds=True),
-        "long_slower": Part(("finetune.max_steps=1200", "finetune.lr=0.0005"), ("none",), f"{LONG}, rate 5e-4"),
-        "long_faster": Part(("finetune.max_steps=1200", "finetune.lr=0.002"), ("none",), f"{LONG}, rate 2e-3"),
+        "long": Part((*four_times, "finetune.lr=0.002"), ("none",), LONG, seeds=True),
+        "long_slow": Part(four_times, ("none",), "built, 1,200 steps"),
+        "long_slower": Part((*four_times, "finetune.lr=0.0005"), ("none",), "built, 1,200 steps, rate 5e-4"),
+        "long_faster": Part((*four_times, "finetune.lr=0.004"), ("none",), "built, 1,200 steps, rate 4e-3"),
     }
 
 
@@ -325,9 +328,9 @@ def _row(arm: Arm, setting: str) -> tuple[tuple[bool, float], list[str]]:
 
 
 AGAINST = (
-    *("arm", "against", "pairs of seeds", "first loss less the other's best", "steps to that, of its"),
-    *("operations to that", "first gap", f"steps to a gap of {READS}", "the other's", "test loss less its"),
-    *("all operations, of its",),
+    *("arm", "the other", "pairs of seeds", "first loss − the other's best", "steps to reach it / the other's"),
+    *("operations to reach it / the other's", "first gap", f"steps to a gap of {READS}", "the other's"),
+    *("test loss − the other's", "all operations / the other's"),
 )
 
 
@@ -357,7 +360,7 @@ def _share(figures: list[dict[str, Any]], name: str) -> str:
     shares = [(own.get(name), own.get(f"{name}_above")) for own in figures]
     reached = [share for share, _ in shares if share is not None]
     if len(reached) == len(shares):
-        return _interval(reached)
+        return _interval(reached, least=0)
     return ", ".join(f"> {_shown(_known(above), 2)}" if share is None else _shown(share, 2) for share, above in shares)
 
 
@@ -370,13 +373,15 @@ def _charged(run: Run) -> float:
     return charged_before(run) + float(run.cost.get("flops", math.nan))
 
 
-def _interval(values: list[float]) -> str:
-    """A mean with its t-interval of 95%; without one where there is one value, or all are the same."""
+def _interval(values: list[float], least: float = -math.inf) -> str:
+    """A mean with its t-interval of 95%, none of it below what can be; without one where there is one value, or all are
+    the same."""
     found = paired(values)
     if found is None or math.isnan(found.mean):
         return "–"
-    bounds = "" if found.low is None or found.high is None else f" [{_shown(found.low, 2)}, {_shown(found.high, 2)}]"
-    return _shown(found.mean, 2) + bounds
+    if found.low is None or found.high is None:
+        return _shown(found.mean, 2)
+    return f"{_shown(found.mean, 2)} [{_shown(max(found.low, least), 2)}, {_shown(found.high, 2)}]"
 
 
 def _shown(value: float, digits: int) -> str:

@@ -95,7 +95,11 @@ def charged_before(run: Run) -> float:
 
 
 def flops_at(run: Run, step: float) -> float:
-    """The fine-tuning flops spent up to a step: the total by the share of tokens read (of steps where unknown)."""
+    """The fine-tuning flops spent up to a step: the total by the share of tokens read (of steps where unknown).
+
+    Steps in which layers are frozen cost less, and come first: this charges them what steps cost on average, so a graft
+    that reaches its goal early is charged somewhat too much.
+    """
     total, steps = run.cost.get("flops"), run.curve["step"]
     tokens = run.curve["tokens"]
     if total is None:
