@@ -6,7 +6,8 @@ TEXTS holds `{de,fr}.{train,validation,test}.jsonl` with the fields text, summar
 sweeps. Runs `experiment=strategies` (`model=e5_small`) in parts, since not all strategies fit one host:
 
     host        `none` and `denoising`, whose host, trained from a random start, stands in for a real mBART below
-    pretrained  onto that one: `none`, `interpolated`, `stitched`, and `delta` of 300 steps in the donor
+    pretrained  onto that one: `none`, `interpolated`, `stitched`
+    delta       onto that one: `delta`, of 300 steps in the donor
     post_ln     `exact`, and `none`, in BART, whose LayerNorms stand where the donor's do
     adapter     `lora`, of a donor with an adapter trained in 300 steps
     built       all others, into a host that is built
@@ -120,6 +121,9 @@ def main() -> int:
             failed.append(name)
     shown = table(folder, known)
     print(shown)
+    if options.docs and not _rows(shown):
+        print(f"--docs: nothing has been run in {folder}, so {options.docs} is left as it was", file=sys.stderr)
+        return 2
     if options.docs:
         put(options.docs, "strategies", shown)
     for name in failed:
@@ -153,12 +157,22 @@ def _problems(options: argparse.Namespace) -> list[str]:
     found = [
         f"{path}: no such file" for paths in _texts(options.texts).values() for path in paths if not path.is_file()
     ]
+    found += [
+        f"--{name}: {value}: must be at least 1"
+        for name, value in (("workers", options.workers), ("seeds", options.seeds))
+        if value < 1
+    ]
     if options.docs:
         try:
             check(options.docs, "strategies")
         except (OSError, ValueError) as error:
             found.append(str(error))
     return found
+
+
+def _rows(shown: str) -> int:
+    """The arms that a table has."""
+    return sum(line.startswith("| `") for line in shown.splitlines())
 
 
 def _texts(folder: Path) -> dict[str, list[Path]]:

@@ -80,6 +80,27 @@ def test_a_part_onto_the_stand_in_waits_for_it(
     assert link.resolve() == model.resolve()
 
 
+def test_a_page_is_not_emptied_by_a_folder_in_which_nothing_has_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for lang in strategies.LANGUAGES:
+        for split in ("train", "validation", "test"):
+            (tmp_path / f"{lang}.{split}.jsonl").touch()
+    page = tmp_path / "page.md"
+    page.write_text("<!-- strategies -->\n| `full` |\n<!-- /strategies -->\n", encoding="utf-8")
+    before = page.read_bytes()
+    words = ["strategies", str(tmp_path), str(tmp_path / "mistyped"), "--only", "table", "--docs", str(page)]
+    monkeypatch.setattr("sys.argv", words)
+    assert strategies.main() == 2
+    assert "nothing has been run" in capfd.readouterr().err
+    monkeypatch.setattr("sys.argv", [*words, "--seeds", "0", "--workers", "-1"])
+    assert strategies.main() == 2
+    told = capfd.readouterr().err
+    assert "--seeds: 0" in told
+    assert "--workers: -1" in told
+    assert page.read_bytes() == before
+
+
 def test_the_table_has_means_of_what_ran_and_names_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = strategies.parts(tmp_path / "stand_in")
     assert set(re.findall(r"`(\w+)`", strategies.table(tmp_path, known))) == STRATEGIES
