@@ -121,13 +121,13 @@ def main() -> int:
             failed.append(name)
     shown = table(folder, known)
     print(shown)
-    if options.docs and not _rows(shown):
+    for name in failed:
+        print(f"{name}: not all of its jobs were run and ended well", file=sys.stderr)
+    if options.docs and "\n| `" not in shown:  # a mistyped folder would empty the page
         print(f"--docs: nothing has been run in {folder}, so {options.docs} is left as it was", file=sys.stderr)
         return 2
     if options.docs:
         put(options.docs, "strategies", shown)
-    for name in failed:
-        print(f"{name}: not all of its jobs were run and ended well", file=sys.stderr)
     return int(bool(failed))
 
 
@@ -168,11 +168,6 @@ def _problems(options: argparse.Namespace) -> list[str]:
         except (OSError, ValueError) as error:
             found.append(str(error))
     return found
-
-
-def _rows(shown: str) -> int:
-    """The arms that a table has."""
-    return sum(line.startswith("| `") for line in shown.splitlines())
 
 
 def _texts(folder: Path) -> dict[str, list[Path]]:

@@ -57,13 +57,21 @@ def test_what_would_end_hours_of_work_is_told_first(
         strategies.main()
 
 
-def test_a_part_onto_the_stand_in_waits_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A folder with the files that the benchmark looks for, with nothing in them."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
     for lang in strategies.LANGUAGES:
         for split in ("train", "validation", "test"):
-            (tmp_path / f"{lang}.{split}.jsonl").touch()
-    monkeypatch.setattr("sys.argv", ["strategies", str(tmp_path), str(tmp_path / "new"), "--only", "delta"])
+            (folder / f"{lang}.{split}.jsonl").touch()
+    return folder
+
+
+def test_a_part_onto_the_stand_in_waits_for_it(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["strategies", str(texts), str(tmp_path / "new"), "--only", "delta"])
     assert strategies.main() == 1
     assert "delta: left out" in capfd.readouterr().err
     model = tmp_path / "new" / "store" / "graft" / "abc" / "model"
@@ -81,15 +89,12 @@ def test_a_part_onto_the_stand_in_waits_for_it(
 
 
 def test_a_page_is_not_emptied_by_a_folder_in_which_nothing_has_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for lang in strategies.LANGUAGES:
-        for split in ("train", "validation", "test"):
-            (tmp_path / f"{lang}.{split}.jsonl").touch()
     page = tmp_path / "page.md"
     page.write_text("<!-- strategies -->\n| `full` |\n<!-- /strategies -->\n", encoding="utf-8")
     before = page.read_bytes()
-    words = ["strategies", str(tmp_path), str(tmp_path / "mistyped"), "--only", "table", "--docs", str(page)]
+    words = ["strategies", str(texts), str(tmp_path / "mistyped"), "--only", "table", "--docs", str(page)]
     monkeypatch.setattr("sys.argv", words)
     assert strategies.main() == 2
     assert "nothing has been run" in capfd.readouterr().err
@@ -99,6 +104,14 @@ def test_a_page_is_not_emptied_by_a_folder_in_which_nothing_has_run(
     assert "--seeds: 0" in told
     assert "--workers: -1" in told
     assert page.read_bytes() == before
+
+
+def test_a_share_has_no_interval_below_zero_and_none_where_a_seed_has_not_come_there() -> None:
+    reached = [{"steps_share": share, "steps_share_above": None} for share in (0.0, 0.02, 0.1)]
+    assert re.fullmatch(r"0\.04 \[0\.00, 0\.1\d\]", strategies._share(reached, "steps_share"))
+    not_yet = {"steps_share": None, "steps_share_above": 0.25}
+    assert strategies._share([*reached[1:], not_yet], "steps_share") == "0.02, 0.10, > 0.25"
+    assert strategies._interval([-0.3, 0.1]).startswith("-0.10 [-")
 
 
 def test_the_table_has_means_of_what_ran_and_names_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
